@@ -1,0 +1,45 @@
+package v1
+
+import (
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// EndpointSlice lists endpoints of one service. Its fields are upstream's discovery/v1 EndpointSlice's.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=endpointslices,singular=endpointslice,shortName=deps,categories=drayage,scope=Namespaced
+// +kubebuilder:printcolumn:name="AddressType",type=string,JSONPath=`.addressType`
+// +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.ports[*].port`
+// +kubebuilder:printcolumn:name="Endpoints",type=string,JSONPath=`.endpoints[*].addresses[*]`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type EndpointSlice struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// AddressType is the type of every address in the slice: IPv4, IPv6 or FQDN.
+	//
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="field is immutable"
+	AddressType discoveryv1.AddressType `json:"addressType"`
+
+	// Endpoints are the slice's endpoints, at most 1000.
+	//
+	// +kubebuilder:validation:MaxItems=1000
+	// +optional
+	Endpoints []discoveryv1.Endpoint `json:"endpoints"`
+
+	// Ports are the ports that each endpoint exposes, at most 100.
+	//
+	// +kubebuilder:validation:MaxItems=100
+	// +optional
+	Ports []discoveryv1.EndpointPort `json:"ports,omitempty"`
+}
+
+// EndpointSliceList is a list of endpoint slices.
+//
+// +kubebuilder:object:root=true
+type EndpointSliceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []EndpointSlice `json:"items"`
+}

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+//go:embed crd/*.yaml rbac/*.yaml
+var files embed.FS
+
+// CRDs returns the custom resource definitions of every Drayage kind, in name order.
+func CRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
+	var crds []*apiextensionsv1.CustomResourceDefinition
+	err := eachFile("crd", func(name string, data []byte) error {
+		crd := &apiextensionsv1.CustomResourceDefinition{}
+		if err := sigsyaml.UnmarshalStrict(data, crd); err != nil {
+			return fmt.Errorf("decoding %s: %w", name, err)
+		}
+		crds = append(crds, crd)
+		return nil
+	})
+	return crds, err
+}
+
+// RBAC returns the roles and bindings of the components (config/rbac), in file and document order.
+func RBAC() ([]*unstructured.Unstructured, error) {
+	var objects []*unstructured.Unstructured
+	err := eachFile("rbac", func(name string, data []byte) error {
+		decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+		for {
+			object := &unstructured.Unstructured{}
+			switch err := decoder.Decode(&object.Object); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return fmt.Errorf("decoding %s: %w", name, err)
+			case len(object.Object) > 0:
+				objects = append(objects, object)
+			}
+		}
+	})
+	return objects, err
+}
+
+func eachFile(dir string, visit func(name string, data []byte) error) error {
+	entries, err := fs.ReadDir(files, dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		name := dir + "/" + entry.Name()
+		data, err := files.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if err := visit(name, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
