@@ -1,0 +1,95 @@
+# Drayage's build. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Static binaries. Changing build flags rebuilds Kubernetes' packages, which takes minutes: keep them.
+export CGO_ENABLED := 0
+
+GO       ?= go
+BIN      := $(CURDIR)/bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0)
+K8S      := $(shell sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' go.mod)
+K8S_PART := $(subst ., ,$(K8S:v%=%))
+# Clients read the API server's version from these: without them kubectl's version checks break.
+LDFLAGS  := -s -w \
+  -X drayage.dev/internal/version.Version=$(VERSION) \
+  -X k8s.io/component-base/version.gitVersion=$(K8S) \
+  -X k8s.io/component-base/version.gitMajor=$(word 1,$(K8S_PART)) \
+  -X k8s.io/component-base/version.gitMinor=$(word 2,$(K8S_PART))
+GOFLAGS_TEST ?=
+BINARIES := dray dray-manager dray-scheduler dray-agent dray-dns dray-cni
+
+##@ Use
+
+.PHONY: help
+help: ## Show this help.
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Run Drayage on this machine (as root) with the sample application, until Ctrl-C.
+	@./test/demo/run.sh
+
+.PHONY: clean-node
+clean-node: ## Remove what a killed `make run` left on this machine.
+	@./test/demo/clean-node.sh
+
+##@ Build
+
+.PHONY: build
+build: ## Build the binaries into bin/.
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
+
+.PHONY: image
+image: build ## Assemble the OCI image bin/drayage-image.tar without a Docker engine.
+	$(GO) run ./test/images/drayage --bin $(BIN) --tag drayage:$(VERSION) --output $(BIN)/drayage-image.tar
+
+##@ Develop
+
+.PHONY: generate
+generate: $(BIN)/controller-gen ## Generate deep copies.
+	cd apis && $(BIN)/controller-gen object paths=./...
+
+.PHONY: manifests
+manifests: $(BIN)/controller-gen ## Generate the custom resource definitions.
+	rm -f config/crd/*.yaml
+	cd apis && $(BIN)/controller-gen crd:maxDescLen=0,generateEmbeddedObjectMeta=true paths=./... output:crd:dir=../config/crd
+
+.PHONY: fmt
+fmt: ## Format the sources.
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: verify
+verify: ## Prove that generated files are current, sources formatted, modules tidy, imports legal.
+	@./test/verify.sh
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yml.
+	$(BIN)/golangci-lint run ./...
+	cd apis && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
+
+$(BIN)/controller-gen: tools/go.mod
+	cd tools && $(GO) build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+
+$(BIN)/ginkgo: tools/go.mod
+	cd tools && $(GO) build -o $@ github.com/onsi/ginkgo/v2/ginkgo
+
+$(BIN)/golangci-lint: tools/lint/go.mod
+	cd tools/lint && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+##@ Test (as root)
+
+.PHONY: test
+test: build ## Run every test: specs, real API server, real containers, real kernel tables.
+	@./test/packages.sh
+	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./... ./apis/...
+
+.PHONY: test-unit
+test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
+	$(GO) test $(GOFLAGS_TEST) -short -timeout 2m $$($(GO) list ./... | grep -v -e /test/e2e)
+
+.PHONY: test-e2e
+test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
+	@./test/packages.sh
+	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./test/e2e/...
