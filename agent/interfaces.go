@@ -15,13 +15,17 @@ import (
 // Every method is idempotent; the caller may die between any two of them.
 type PodRuntime interface {
 	// Prepare returns the pod's one live sandbox and makes it when there is none, or when the last
-	// one has died; containers of a dead sandbox are stopped first.
+	// one has died; a dead one is stopped first, with its containers.
 	Prepare(ctx context.Context, plan *PodPlan) (Sandbox, error)
+	// Halt stops the pod's containers and sandboxes at once and keeps their records and logs, as a
+	// pod that has completed leaves them.
+	Halt(ctx context.Context, pod types.UID) error
 	// Remove stops and removes the pod's containers and sandboxes, and kills whatever process is
 	// left in the pod's cgroup. Nothing of the pod runs once it has returned nil.
 	Remove(ctx context.Context, pod types.UID) error
-	// List returns every pod that the runtime holds, known to the caller or not.
-	List(ctx context.Context) ([]PodState, error)
+	// List returns the pods that the runtime holds: all of them, known to the caller or not, or
+	// only those named. A pod that it does not hold is left out.
+	List(ctx context.Context, pods ...types.UID) ([]PodState, error)
 }
 
 // Containers starts and stops single containers in a prepared sandbox.
@@ -42,12 +46,11 @@ type Execs interface {
 	Exec(ctx context.Context, id string, command []string, timeout time.Duration) (output []byte, exitCode int, err error)
 }
 
-// Images is the runtime's image store.
+// Images makes sure that a container's image is on the node.
 type Images interface {
-	// Present returns the image that answers to ref, or nil when it is not on the node.
-	Present(ctx context.Context, ref string) (*Image, error)
-	// Pull fetches ref, trying the credentials in order (none: anonymously), and returns the image.
-	Pull(ctx context.Context, ref string, credentials []Credentials) (*Image, error)
+	// Ensure pulls the container's image as its pull policy says. An error is an *ImageError, and it
+	// is returned at once, without a pull, while the image backs off.
+	Ensure(ctx context.Context, request ImageRequest) (*Image, error)
 }
 
 // Events tells that something of a pod's containers or sandbox may have changed.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -123,24 +124,35 @@ type Event struct {
 
 // Image is an image in the runtime's store.
 type Image struct {
-	// ID is the store's; Ref is what statuses report, a repository digest where there is one.
+	// ID is the store's; Ref is what a container is created from and statuses report.
 	ID  string
 	Ref string
-	// Names are its tags and digests.
-	Names []string
-	// Bytes is its size on disk.
-	Bytes uint64
-	// UID and Username are the user that the image asks for; both zero when it asks for none.
+	// UID and Username are the user that the image asks for: UID is nil when it asks for none or
+	// names one, Username is empty when it asks for none or numbers one.
 	UID      *int64
 	Username string
-	// Pinned images are never collected.
-	Pinned bool
 }
 
-// Credentials open a registry.
-type Credentials struct {
-	Username, Password, Auth, ServerAddress, IdentityToken, RegistryToken string
+// ImageRequest asks for the image of one container.
+type ImageRequest struct {
+	Pod       *corev1.Pod
+	Container *corev1.Container
+	// Secrets are the pod's image pull secrets, as far as they exist.
+	Secrets []corev1.Secret
+	// Sandbox is the configuration of the sandbox that the image is pulled for.
+	Sandbox *runtimeapi.PodSandboxConfig
 }
+
+// ImageError says why an image is not there, in the words of a waiting container.
+type ImageError struct {
+	// Reason is kubelet's: ErrImagePull, ImagePullBackOff, ErrImageNeverPull, InvalidImageName ...
+	Reason  string
+	Message string
+	// Retry is when asking again can help; zero when nobody knows.
+	Retry time.Time
+}
+
+func (e *ImageError) Error() string { return e.Reason + ": " + e.Message }
 
 // ContainerError tells at which step a runtime refused a container.
 type ContainerError struct {
