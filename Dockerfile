@@ -1,0 +1,14 @@
+# Drayage's image. `make image` assembles the same without a Docker engine.
+FROM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+COPY apis/go.mod apis/go.sum apis/
+RUN go mod download
+COPY . .
+RUN make build
+
+FROM scratch
+COPY --from=build /src/bin/dray /src/bin/dray-manager /src/bin/dray-scheduler /src/bin/dray-agent /src/bin/dray-dns /src/bin/dray-cni /usr/local/bin/
+ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/dray"]
