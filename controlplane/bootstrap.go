@@ -1,0 +1,199 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+)
+
+const (
+	// fieldManager owns what the control plane applies.
+	fieldManager = "drayage-controlplane"
+
+	// bootstrapTimeout bounds each step on the way to ready.
+	bootstrapTimeout = time.Minute
+
+	pollInterval = 20 * time.Millisecond
+
+	// createDelay is how long upstream holds back creates of a kind after it was established, for the
+	// sake of other API servers that have not seen it yet.
+	createDelay = 2 * time.Second
+)
+
+// poll asks until done, an error, or the timeout, which names what it waited for and why it last failed.
+func poll(ctx context.Context, what string, check func(context.Context) error) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
+		last = check(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for %s: %w", what, errors.Join(err, last))
+	}
+	return nil
+}
+
+func waitReadyz(ctx context.Context, config *rest.Config) error {
+	client, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return err
+	}
+	return poll(ctx, "the API server", func(ctx context.Context) error {
+		var status int
+		result := client.RESTClient().Get().AbsPath("/readyz").Do(ctx).StatusCode(&status)
+		if status != http.StatusOK {
+			return errors.Join(result.Error(), fmt.Errorf("/readyz answers %d", status))
+		}
+		return nil
+	})
+}
+
+// applyCRDs creates or upgrades the kinds and waits until the API server serves all of them. alone says
+// that no other API server shares the storage.
+func applyCRDs(ctx context.Context, config *rest.Config, crds []*apiextensionsv1.CustomResourceDefinition, alone bool) error {
+	client, err := apiextensionsclient.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, crd := range crds {
+		group.Go(func() error {
+			if err := applyCRD(ctx, client, crd); err != nil {
+				return fmt.Errorf("applying the kind %s: %w", crd.Name, err)
+			}
+			return poll(ctx, "the kind "+crd.Name, func(ctx context.Context) error { return established(ctx, client, crd, alone) })
+		})
+	}
+	return group.Wait()
+}
+
+func applyCRD(ctx context.Context, client apiextensionsclient.Interface, crd *apiextensionsv1.CustomResourceDefinition) error {
+	crds := client.ApiextensionsV1().CustomResourceDefinitions()
+	options := metav1.CreateOptions{FieldManager: fieldManager}
+	_, err := crds.Create(ctx, crd, options)
+	if !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	return wait.PollUntilContextTimeout(ctx, pollInterval, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
+		current, err := crds.Get(ctx, crd.Name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		// An update with what is stored already changes nothing, not even the resource version.
+		updated := current.DeepCopy()
+		updated.Spec, updated.Annotations = *crd.Spec.DeepCopy(), crd.Annotations
+		if updated.Spec.Conversion == nil {
+			updated.Spec.Conversion = current.Spec.Conversion
+		}
+		_, err = crds.Update(ctx, updated, metav1.UpdateOptions{FieldManager: fieldManager})
+		return !apierrors.IsConflict(err), ignoreConflict(err)
+	})
+}
+
+func ignoreConflict(err error) error {
+	if apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+// established returns nil once a kind is served. With a single API server it also sets the time since when
+// back by what upstream would hold back creates for others.
+func established(ctx context.Context, client apiextensionsclient.Interface, crd *apiextensionsv1.CustomResourceDefinition, alone bool) error {
+	crds := client.ApiextensionsV1().CustomResourceDefinitions()
+	current, err := crds.Get(ctx, crd.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	condition := apihelpers.FindCRDCondition(current, apiextensionsv1.Established)
+	if condition == nil || condition.Status != apiextensionsv1.ConditionTrue {
+		if names := apihelpers.FindCRDCondition(current, apiextensionsv1.NamesAccepted); names != nil && names.Status == apiextensionsv1.ConditionFalse {
+			return errors.New(names.Message)
+		}
+		return errors.New("not established yet")
+	}
+	if alone && time.Since(condition.LastTransitionTime.Time) < createDelay {
+		condition.LastTransitionTime = metav1.NewTime(condition.LastTransitionTime.Add(-createDelay - time.Second))
+		if _, err := crds.UpdateStatus(ctx, current, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitDiscovery waits until clients can find every served version of the kinds.
+func waitDiscovery(ctx context.Context, config *rest.Config, crds []*apiextensionsv1.CustomResourceDefinition) error {
+	client, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return err
+	}
+	return poll(ctx, "discovery", func(ctx context.Context) error {
+		groups, err := discovery.ServerPreferredResources(client)
+		if err != nil {
+			return err
+		}
+		for _, crd := range crds {
+			if !slices.ContainsFunc(groups, func(list *metav1.APIResourceList) bool { return lists(list, crd) }) {
+				return fmt.Errorf("%s is not listed yet", crd.Name)
+			}
+		}
+		return nil
+	})
+}
+
+func lists(list *metav1.APIResourceList, crd *apiextensionsv1.CustomResourceDefinition) bool {
+	for _, version := range crd.Spec.Versions {
+		if list.GroupVersion != crd.Spec.Group+"/"+version.Name {
+			continue
+		}
+		for _, resource := range list.APIResources {
+			if resource.Name == crd.Spec.Names.Plural {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// applyObjects applies objects in order. What others added to them stays.
+func applyObjects(ctx context.Context, config *rest.Config, objects []*unstructured.Unstructured) error {
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	disco, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco))
+	for _, object := range objects {
+		kind := object.GroupVersionKind()
+		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		if err != nil {
+			return fmt.Errorf("applying %s %s: %w", kind.Kind, object.GetName(), err)
+		}
+		resource := client.Resource(mapping.Resource).Namespace(object.GetNamespace())
+		options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
+		if _, err := resource.Apply(ctx, object.GetName(), object, options); err != nil {
+			return fmt.Errorf("applying %s %s: %w", kind.Kind, object.GetName(), err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// etcdQuotaBytes is what etcd may grow to before it refuses writes; it is upstream's suggested maximum.
+const etcdQuotaBytes = 8 << 30
+
+// maxSocketPath is what the kernel takes for the path of a unix socket, without the closing NUL.
+const maxSocketPath = 107
+
+// startEtcd starts a single etcd member whose only door is a unix socket in a directory that root alone may
+// enter: etcd has no authentication here, and a loopback port would hand the cluster to every local user
+// and every pod on the host's network.
+func startEtcd(ctx context.Context, dir, socket string, ephemeral bool) (*embed.Etcd, []string, error) {
+	if len(socket) > maxSocketPath {
+		return nil, nil, fmt.Errorf("starting etcd: the socket's path %s is longer than %d bytes: choose a shorter data directory", socket, maxSocketPath)
+	}
+	for _, d := range []string{dir, filepath.Dir(socket)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, nil, fmt.Errorf("starting etcd: %w", err)
+		}
+	}
+	// A killed process leaves its socket; the lock on the data directory says that nobody listens on it.
+	if err := os.Remove(socket); err != nil && !os.IsNotExist(err) {
+		return nil, nil, fmt.Errorf("starting etcd: %w", err)
+	}
+	endpoint := url.URL{Scheme: "unix", Path: socket}
+	config := embed.NewConfig()
+	config.Name = "drayage"
+	config.Dir = dir
+	config.ListenClientUrls = []url.URL{endpoint}
+	// A single member has no peers, and nobody asks it where its clients are: the advertised URLs stay
+	// at their defaults and are only names.
+	config.ListenPeerUrls = nil
+	config.InitialCluster = config.InitialClusterFromName(config.Name)
+	config.QuotaBackendBytes = etcdQuotaBytes
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(etcdLogger())
+	if ephemeral {
+		config.UnsafeNoFsync = true
+		config.TickMs, config.ElectionMs = 10, 100
+	}
+	etcd, err := embed.StartEtcd(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("starting etcd: %w", err)
+	}
+	select {
+	case <-etcd.Server.ReadyNotify():
+		return etcd, []string{endpoint.String()}, nil
+	case err := <-etcd.Err():
+		etcd.Close()
+		return nil, nil, fmt.Errorf("starting etcd: %w", err)
+	case <-time.After(time.Minute):
+		etcd.Close()
+		return nil, nil, fmt.Errorf("starting etcd: not ready within a minute")
+	case <-ctx.Done():
+		etcd.Close()
+		return nil, nil, ctx.Err()
+	}
+}
+
+// etcdLogger writes what an operator has to act on to standard error.
+func etcdLogger() *zap.Logger {
+	encoder := zapcore.NewConsoleEncoder(zap.NewProductionEncoderConfig())
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), zapcore.ErrorLevel))
+}

@@ -1,0 +1,205 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+
+	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/util/notfoundhandler"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/kubernetes"
+	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
+	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	upstreamcontrolplane "k8s.io/kubernetes/pkg/controlplane"
+	controlplaneapiserver "k8s.io/kubernetes/pkg/controlplane/apiserver"
+	"k8s.io/kubernetes/pkg/controlplane/apiserver/options"
+	genericserver "k8s.io/kubernetes/pkg/controlplane/apiserver/samples/generic/server"
+	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
+	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
+	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+
+	"drayage.dev/controlplane/pki"
+)
+
+// apiServerCount is how many API servers the definitions of kinds wait for. With more than one, upstream
+// delays each by five seconds, for the sake of clients that change servers between two requests.
+const apiServerCount = 1
+
+// serviceAccountIssuer is what tokens say about where they come from.
+const serviceAccountIssuer = "https://kubernetes.default.svc.cluster.local"
+
+// newServer assembles the chain of API servers: aggregator, Kubernetes' generic groups with Config's groups
+// beside them, and the kinds that are defined by objects.
+func newServer(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string) (*aggregatorapiserver.APIAggregator, error) {
+	opts, err := serverOptions(ctx, config, certs, etcdServers)
+	if err != nil {
+		return nil, err
+	}
+	generic, informers, storage, err := controlplaneapiserver.BuildGenericConfig(opts,
+		[]*runtime.Scheme{legacyscheme.Scheme, apiextensionsapiserver.Scheme, aggregatorscheme.Scheme},
+		upstreamcontrolplane.DefaultGenericAPIResourceConfigSource(),
+		openAPIDefinitions(config.APIGroups))
+	if err != nil {
+		return nil, fmt.Errorf("configuring the API server: %w", err)
+	}
+	generic.LongRunningFunc = longRunning(generic.LongRunningFunc, config.APIGroups)
+
+	resolver := webhook.NewDefaultServiceResolver()
+	native, initializers, err := controlplaneapiserver.CreateConfig(opts, generic, informers, storage, resolver, nil)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the API server: %w", err)
+	}
+	authInfo := webhook.NewDefaultAuthenticationInfoResolverWrapper(native.ProxyTransport, generic.EgressSelector, generic.LoopbackClientConfig, generic.TracerProvider)
+	extensions, err := controlplaneapiserver.CreateAPIExtensionsConfig(*generic, informers, initializers, opts, apiServerCount, resolver, authInfo)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the server of custom resources: %w", err)
+	}
+	aggregator, err := controlplaneapiserver.CreateAggregatorConfig(*generic, opts, informers, resolver, native.ProxyTransport, native.PeerProxy, initializers)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the aggregator: %w", err)
+	}
+	// Nobody runs API servers behind services that this process could reach: pods' addresses exist on
+	// nodes only.
+	aggregator.ExtraConfig.DisableRemoteAvailableConditionController = true
+
+	notFound := notfoundhandler.New(generic.Serializer, genericapifilters.NoMuxAndDiscoveryIncompleteKey)
+	extensionsServer, err := extensions.Complete().New(genericapiserver.NewEmptyDelegateWithCustomHandler(notFound))
+	if err != nil {
+		return nil, fmt.Errorf("making the server of custom resources: %w", err)
+	}
+	completed := native.Complete()
+	nativeServer, err := completed.New("drayage-apiserver", extensionsServer.GenericAPIServer)
+	if err != nil {
+		return nil, fmt.Errorf("making the API server: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(generic.LoopbackClientConfig)
+	if err != nil {
+		return nil, err
+	}
+	providers, err := completed.GenericStorageProviders(client.Discovery())
+	if err == nil {
+		err = nativeServer.InstallAPIs(providers...)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("installing Kubernetes' groups: %w", err)
+	}
+	priorities := controlplaneapiserver.DefaultGenericAPIServicePriorities()
+	if err := installGroups(ctx, config.APIGroups, nativeServer.GenericAPIServer, Deps{
+		Loopback:   generic.LoopbackClientConfig,
+		Authorizer: generic.Authorization.Authorizer,
+		CAFile:     certs.CAFile(),
+	}.withClient(certs.ClientFiles(apiserverClient)), priorities); err != nil {
+		return nil, err
+	}
+	return controlplaneapiserver.CreateAggregatorServer(aggregator.Complete(), nativeServer.GenericAPIServer,
+		extensionsServer.Informers.Apiextensions().V1().CustomResourceDefinitions(), true, priorities)
+}
+
+func (d Deps) withClient(cert, key string) Deps {
+	d.ClientCertFile, d.ClientKeyFile = cert, key
+	return d
+}
+
+func serverOptions(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string) (options.CompletedOptions, error) {
+	opts := options.NewOptions()
+	opts.Etcd.StorageConfig.Transport.ServerList = etcdServers
+
+	serving := opts.SecureServing
+	serving.BindAddress, serving.BindPort, serving.Listener = net.ParseIP(config.BindAddress), config.Port, config.Listener
+	serving.ServerCert.CertKey.CertFile, serving.ServerCert.CertKey.KeyFile = certs.ServingCert(), certs.ServingKey()
+	opts.GenericServerRunOptions.AdvertiseAddress = net.ParseIP(config.AdvertiseAddress)
+
+	authn := opts.Authentication
+	authn.ClientCert.ClientCA = certs.CAFile()
+	authn.BootstrapToken.Enable = true
+	authn.ServiceAccounts.Issuers = []string{serviceAccountIssuer}
+	authn.ServiceAccounts.KeyFiles = []string{certs.ServiceAccountKey()}
+	authn.ServiceAccounts.OptionalTokenGetter = newTokenGetter
+	opts.ServiceAccountSigningKeyFile = certs.ServiceAccountKey()
+	opts.Authorization.Modes = []string{"RBAC"}
+
+	configureAdmission(opts, config.AdmissionPlugins)
+
+	completed, err := opts.Complete(ctx, nil, nil)
+	if err != nil {
+		return completed, fmt.Errorf("completing the API server's options: %w", err)
+	}
+	if errs := completed.Validate(); len(errs) > 0 {
+		return completed, fmt.Errorf("checking the API server's options: %w", utilerrors.NewAggregate(errs))
+	}
+	return completed, nil
+}
+
+// configureAdmission keeps the plugins of Kubernetes' generic control plane, without the two that serve
+// nothing but core pods, and puts the given ones behind the check of the namespace.
+func configureAdmission(opts *options.Options, plugins []AdmissionPlugin) {
+	generic := opts.Admission.GenericAdmission
+	generic.DefaultOffPlugins = genericserver.DefaultOffAdmissionPlugins().
+		Insert(serviceaccount.PluginName, defaulttolerationseconds.PluginName)
+	order := slices.Clone(generic.RecommendedPluginOrder)
+	at := slices.Index(order, lifecycle.PluginName) + 1
+	for i, plugin := range plugins {
+		generic.Plugins.Register(plugin.Name, func(io.Reader) (admission.Interface, error) { return plugin.New() })
+		order = slices.Insert(order, at+i, plugin.Name)
+	}
+	generic.RecommendedPluginOrder = order
+}
+
+func openAPIDefinitions(groups []APIGroup) openapicommon.GetOpenAPIDefinitions {
+	return func(ref openapicommon.ReferenceCallback) map[string]openapicommon.OpenAPIDefinition {
+		definitions := generatedopenapi.GetOpenAPIDefinitions(ref)
+		for _, group := range groups {
+			if group.OpenAPI == nil {
+				continue
+			}
+			for name, definition := range group.OpenAPI(ref) {
+				definitions[name] = definition
+			}
+		}
+		return definitions
+	}
+}
+
+func longRunning(upstream request.LongRunningRequestCheck, groups []APIGroup) request.LongRunningRequestCheck {
+	subresources := sets.New[string]()
+	for _, group := range groups {
+		subresources.Insert(group.LongRunning...)
+	}
+	return func(r *http.Request, info *request.RequestInfo) bool {
+		return upstream(r, info) || info.IsResourceRequest && subresources.Has(info.Subresource)
+	}
+}
+
+// groupPriority places the groups of Config behind Kubernetes' own in discovery.
+const groupPriority = 1000
+
+func installGroups(ctx context.Context, groups []APIGroup, server *genericapiserver.GenericAPIServer, deps Deps, priorities map[schema.GroupVersion]controlplaneapiserver.APIServicePriority) error {
+	for _, group := range groups {
+		info, err := group.New(ctx, deps)
+		if err != nil {
+			return fmt.Errorf("making an API group: %w", err)
+		}
+		if err := server.InstallAPIGroup(info); err != nil {
+			return fmt.Errorf("installing the group %v: %w", info.PrioritizedVersions, err)
+		}
+		for i, version := range info.PrioritizedVersions {
+			priorities[version] = controlplaneapiserver.APIServicePriority{Group: groupPriority, Version: int32(15 - i)}
+		}
+	}
+	return nil
+}
