@@ -1,0 +1,93 @@
+package admission
+
+import (
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/apis/core"
+	podregistry "k8s.io/kubernetes/pkg/registry/core/pod"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+)
+
+// Prepare makes a pod ready to be created and says what is wrong with it: upstream's defaults, the
+// service account and its token volume, the tolerations of dead nodes, the priority of the class, our
+// finalizer; then upstream's validation, preceded by what Drayage does not implement yet.
+//
+// It writes to pod, and to whatever pod shares its memory with, so hand in a copy of a template. The
+// namespace must be set; a name may still be missing where generateName stands. Preparing a prepared pod
+// changes nothing. StatusError turns errs into the API's answer.
+func Prepare(ctx context.Context, pod *corev1.Pod, lookup Lookup) (warnings []string, errs field.ErrorList) {
+	legacyscheme.Scheme.Default(pod)
+	errs = append(errs, useServiceAccount(ctx, pod, lookup)...)
+	addDefaultTolerations(pod)
+	errs = append(errs, resolvePriority(ctx, pod, lookup)...)
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	if !slices.Contains(pod.Finalizers, dcorev1.NodeFinalizer) {
+		pod.Finalizers = append(pod.Finalizers, dcorev1.NodeFinalizer)
+	}
+	errs = append(errs, refusePod(pod)...)
+	errs = append(errs, validateGracePeriod(pod)...)
+
+	warnings, more := create(ctx, podregistry.Strategy, pod, &core.Pod{})
+	return warnings, append(errs, more...)
+}
+
+// prepareUpdate is Prepare for a change of an existing pod. What an update leaves out and only creation
+// fills in (priority) is taken over from old. Setting spec.nodeName is allowed once, on the conditions
+// that upstream's binding has.
+func prepareUpdate(ctx context.Context, pod, old *corev1.Pod) (warnings []string, errs field.ErrorList) {
+	legacyscheme.Scheme.Default(pod)
+	legacyscheme.Scheme.Default(old)
+	addDefaultTolerations(pod)
+	keepPriority(pod, old)
+	errs = append(errs, refusePod(pod)...)
+	errs = append(errs, validateGracePeriod(pod)...)
+	if errs := bind(pod, old); len(errs) > 0 {
+		return nil, errs
+	}
+	warnings, more := update(ctx, podregistry.Strategy, pod, &core.Pod{}, old, &core.Pod{})
+	return warnings, append(errs, more...)
+}
+
+// ValidateBinding says whether old may be given pod's node; nil where the node does not change or is
+// wrong in a way that update validation names.
+func ValidateBinding(pod, old *corev1.Pod) field.ErrorList {
+	if old.Spec.NodeName != "" || pod.Spec.NodeName == "" {
+		return nil
+	}
+	path := field.NewPath("spec", "nodeName")
+	switch {
+	case old.DeletionTimestamp != nil:
+		return field.ErrorList{field.Forbidden(path, "pod "+pod.Name+" is being deleted, cannot be assigned to a host")}
+	case len(pod.Spec.SchedulingGates) > 0:
+		return field.ErrorList{field.Forbidden(path, "cannot be set until all schedulingGates have been cleared")}
+	}
+	return nil
+}
+
+// bind lets validation pass over the one change of spec.nodeName that there may be: upstream has a
+// subresource for it, and its update validation knows none.
+func bind(pod, old *corev1.Pod) field.ErrorList {
+	if errs := ValidateBinding(pod, old); len(errs) > 0 {
+		return errs
+	}
+	if old.Spec.NodeName == "" {
+		old.Spec.NodeName = pod.Spec.NodeName
+	}
+	return nil
+}
+
+// validatePodStatus is upstream's validation of a change of status. The API server drops the status of a
+// custom resource at creation, so the QoS class, which upstream sets there, may be set once later.
+func validatePodStatus(ctx context.Context, pod, old *corev1.Pod) (warnings []string, errs field.ErrorList) {
+	if old.Status.QOSClass == "" {
+		old.Status.QOSClass = pod.Status.QOSClass
+	}
+	return update(ctx, podregistry.StatusStrategy, pod, &core.Pod{}, old, &core.Pod{})
+}

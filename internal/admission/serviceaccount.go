@@ -1,0 +1,123 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/storage/names"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+	serviceaccountadmission "k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+	"k8s.io/utils/ptr"
+)
+
+// rootCAConfigMap is the config map with the cluster's CA that upstream's publisher keeps in every
+// namespace.
+const rootCAConfigMap = "kube-root-ca.crt"
+
+// useServiceAccount does to a new pod what upstream's ServiceAccount admission plugin does: the account
+// "default" where none is named, the projected token volume unless pod or account decline it, and the
+// account's pull secrets where the pod has none.
+func useServiceAccount(ctx context.Context, pod *corev1.Pod, lookup Lookup) field.ErrorList {
+	if pod.Spec.ServiceAccountName == "" {
+		// Conversion treats the deprecated name as the same field.
+		pod.Spec.ServiceAccountName = pod.Spec.DeprecatedServiceAccount
+	}
+	if pod.Spec.ServiceAccountName == "" {
+		pod.Spec.ServiceAccountName = serviceaccountadmission.DefaultServiceAccountName
+	}
+	path := field.NewPath("spec", "serviceAccountName")
+	account, err := lookup.ServiceAccount(ctx, pod.Namespace, pod.Spec.ServiceAccountName)
+	switch {
+	case apierrors.IsNotFound(err):
+		return refuse(path, fmt.Sprintf("error looking up service account %s/%s: %v", pod.Namespace, pod.Spec.ServiceAccountName, err))
+	case err != nil:
+		return field.ErrorList{field.InternalError(path, fmt.Errorf("error looking up service account %s/%s: %w", pod.Namespace, pod.Spec.ServiceAccountName, err))}
+	}
+	if wantsToken(pod, account) {
+		mountToken(pod)
+	}
+	if len(pod.Spec.ImagePullSecrets) == 0 {
+		for _, secret := range account.ImagePullSecrets {
+			pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: secret.Name})
+		}
+	}
+	return nil
+}
+
+func wantsToken(pod *corev1.Pod, account *corev1.ServiceAccount) bool {
+	switch {
+	case pod.Spec.AutomountServiceAccountToken != nil:
+		return *pod.Spec.AutomountServiceAccountToken
+	case account.AutomountServiceAccountToken != nil:
+		return *account.AutomountServiceAccountToken
+	}
+	return true
+}
+
+// mountToken mounts the token at its usual path in every container that has nothing mounted there, and
+// adds the volume if a container wants it and the pod brings none.
+func mountToken(pod *corev1.Pod) {
+	const prefix = serviceaccountadmission.ServiceAccountVolumeName + "-"
+	name := ""
+	for i := range pod.Spec.Volumes {
+		if strings.HasPrefix(pod.Spec.Volumes[i].Name, prefix) {
+			name = pod.Spec.Volumes[i].Name
+			break
+		}
+	}
+	present := name != ""
+	if !present {
+		name = names.SimpleNameGenerator.GenerateName(prefix)
+	}
+	wanted := false
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			if mounts(&containers[i], serviceaccountadmission.DefaultAPITokenMountPath) {
+				continue
+			}
+			containers[i].VolumeMounts = append(containers[i].VolumeMounts, corev1.VolumeMount{
+				Name: name, ReadOnly: true, MountPath: serviceaccountadmission.DefaultAPITokenMountPath,
+			})
+			wanted = true
+		}
+	}
+	if wanted && !present {
+		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: tokenVolume()}})
+	}
+}
+
+func mounts(container *corev1.Container, path string) bool {
+	for i := range container.VolumeMounts {
+		if container.VolumeMounts[i].MountPath == path {
+			return true
+		}
+	}
+	return false
+}
+
+// tokenVolume is the external form of upstream's TokenVolumeSource.
+func tokenVolume() *corev1.ProjectedVolumeSource {
+	return &corev1.ProjectedVolumeSource{
+		DefaultMode: ptr.To(corev1.ProjectedVolumeSourceDefaultMode),
+		Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+				Path:              corev1.ServiceAccountTokenKey,
+				ExpirationSeconds: ptr.To[int64](serviceaccount.WarnOnlyBoundTokenExpirationSeconds),
+			}},
+			{ConfigMap: &corev1.ConfigMapProjection{
+				LocalObjectReference: corev1.LocalObjectReference{Name: rootCAConfigMap},
+				Items:                []corev1.KeyToPath{{Key: corev1.ServiceAccountRootCAKey, Path: corev1.ServiceAccountRootCAKey}},
+			}},
+			{DownwardAPI: &corev1.DownwardAPIProjection{
+				Items: []corev1.DownwardAPIVolumeFile{{
+					Path:     corev1.ServiceAccountNamespaceKey,
+					FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.namespace"},
+				}},
+			}},
+		},
+	}
+}
