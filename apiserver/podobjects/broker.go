@@ -1,0 +1,110 @@
+package podobjects
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
+	"drayage.dev/internal/scheme"
+)
+
+// writeTimeout is how long one frame may take to leave. A node that does not read for so long loses its
+// stream, and comes back when it can.
+const writeTimeout = 30 * time.Second
+
+// Broker streams pods' objects to nodes and mints tokens for them. It has no goroutine of its own: all
+// that it watches belongs to a stream.
+type Broker struct {
+	client  kubernetes.Interface
+	pods    rest.Interface
+	watches *watches
+
+	mu sync.Mutex
+	// streams ends the stream that each reader has; a reader has one at most.
+	streams map[reader]*context.CancelFunc
+}
+
+// reader is who reads which node's stream.
+type reader struct{ user, node string }
+
+// New returns a broker that reads and mints with config, whose identity must be allowed to list and
+// watch Pods, Secrets, ConfigMaps and ServiceAccounts and to create tokens in every namespace.
+func New(config *rest.Config) (*Broker, error) {
+	config = rest.CopyConfig(config)
+	// One stream may start hundreds of watches at once, and what bounds them is the pods of a node.
+	config.QPS, config.RateLimiter = -1, nil
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making the broker's client: %w", err)
+	}
+	config.APIPath, config.GroupVersion = "/apis", &dcorev1.GroupVersion
+	config.ContentType, config.AcceptContentTypes = "application/json", "application/json"
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme.New()).WithoutConversion()
+	pods, err := rest.RESTClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("making the broker's client for pods: %w", err)
+	}
+	return &Broker{
+		client: client, pods: pods, watches: newWatches(client), streams: map[reader]*context.CancelFunc{},
+	}, nil
+}
+
+// Stream answers w with the frames of node's pods until ctx ends, w fails or the same user asks for the
+// same stream again: the newer connection is the one that is read.
+func (b *Broker) Stream(ctx context.Context, user, node string, w http.ResponseWriter) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer b.enter(reader{user, node}, &cancel)()
+
+	w.Header().Set("Content-Type", subresourcesv1alpha1.PodObjectsContentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	control, encoder := http.NewResponseController(w), json.NewEncoder(w)
+	s := newStream(b.watches, func(frame *subresourcesv1alpha1.PodObjectsFrame) error {
+		// Not every ResponseWriter knows deadlines; a connection that is dead for good ends ctx.
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if err := encoder.Encode(frame); err != nil {
+			return err
+		}
+		return control.Flush()
+	})
+
+	lw := cache.NewListWatchFromClient(b.pods, "pods", "", fields.OneTermEqualSelector(dcorev1.NodeNameField, node))
+	reflector := cache.NewReflectorWithOptions(lw, &dcorev1.Pod{}, s.pods, cache.ReflectorOptions{
+		Name: "podobjects pods of " + node, MinWatchTimeout: minWatchTimeout,
+	})
+	done := make(chan struct{})
+	go func() { defer close(done); reflector.RunWithContext(ctx) }()
+	// How a stream ended matters to nobody: the node comes back, and gets everything again.
+	_ = s.run(ctx)
+	cancel()
+	<-done
+}
+
+// enter makes cancel the end of r's stream and ends the one before. The returned function leaves.
+func (b *Broker) enter(r reader, cancel *context.CancelFunc) (leave func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if earlier := b.streams[r]; earlier != nil {
+		(*earlier)()
+	}
+	b.streams[r] = cancel
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.streams[r] == cancel {
+			delete(b.streams, r)
+		}
+	}
+}

@@ -1,0 +1,192 @@
+package podobjects
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// kind is what the broker watches: the kinds it streams, and the service accounts it reads itself.
+type kind string
+
+const (
+	secretKind         kind = "Secret"
+	configMapKind      kind = "ConfigMap"
+	serviceAccountKind kind = "ServiceAccount"
+)
+
+// minWatchTimeout keeps watches that hardly ever see an event from being made anew every five minutes;
+// it is kubelet's choice for its watches of single objects.
+const minWatchTimeout = 30 * time.Minute
+
+// key names one object.
+type key struct {
+	kind      kind
+	namespace string
+	name      string
+}
+
+// subscriber is told that an object that it acquired has changed or has become known. It must not block
+// and must not call back.
+type subscriber interface{ changed(key) }
+
+// watches holds one watch for each object that some subscriber has acquired.
+type watches struct {
+	client kubernetes.Interface
+
+	mu      sync.Mutex
+	objects map[key]*object
+}
+
+// object is the state of one watched object. The lock of its watches guards it.
+type object struct {
+	stop        context.CancelFunc
+	subscribers map[subscriber]struct{}
+	// known is set by the first list; until then nobody knows whether the object exists.
+	known bool
+	// current is nil when there is no such object. It is never written to.
+	current metav1.Object
+}
+
+func newWatches(client kubernetes.Interface) *watches {
+	return &watches{client: client, objects: map[key]*object{}}
+}
+
+// acquire keeps k watched until release. s is told at once when the object's state is known already.
+func (w *watches) acquire(k key, s subscriber) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o, ok := w.objects[k]
+	if !ok {
+		ctx, cancel := context.WithCancel(context.Background())
+		o = &object{stop: cancel, subscribers: map[subscriber]struct{}{}}
+		w.objects[k] = o
+		go w.reflector(k, &objectStore{watches: w, key: k, object: o}).RunWithContext(ctx)
+	}
+	o.subscribers[s] = struct{}{}
+	if o.known {
+		s.changed(k)
+	}
+}
+
+// release ends s's interest in k. The last one to leave stops the watch.
+func (w *watches) release(k key, s subscriber) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o, ok := w.objects[k]
+	if !ok {
+		return
+	}
+	delete(o.subscribers, s)
+	if len(o.subscribers) == 0 {
+		o.stop()
+		delete(w.objects, k)
+	}
+}
+
+// get returns the object (nil: it does not exist) and whether that is known.
+func (w *watches) get(k key) (metav1.Object, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o, ok := w.objects[k]; ok {
+		return o.current, o.known
+	}
+	return nil, false
+}
+
+// reflector lists and watches the one object k into store.
+func (w *watches) reflector(k key, store cache.ReflectorStore) *cache.Reflector {
+	core := w.client.CoreV1()
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, k.name).String()
+	lw := &cache.ListWatch{}
+	var expected runtime.Object
+	switch k.kind {
+	case secretKind:
+		expected = &corev1.Secret{}
+		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return core.Secrets(k.namespace).List(ctx, o)
+		}
+		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = selector
+			return core.Secrets(k.namespace).Watch(ctx, o)
+		}
+	case configMapKind:
+		expected = &corev1.ConfigMap{}
+		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return core.ConfigMaps(k.namespace).List(ctx, o)
+		}
+		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = selector
+			return core.ConfigMaps(k.namespace).Watch(ctx, o)
+		}
+	case serviceAccountKind:
+		expected = &corev1.ServiceAccount{}
+		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return core.ServiceAccounts(k.namespace).List(ctx, o)
+		}
+		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = selector
+			return core.ServiceAccounts(k.namespace).Watch(ctx, o)
+		}
+	}
+	return cache.NewReflectorWithOptions(lw, expected, store, cache.ReflectorOptions{
+		Name:            "podobjects " + string(k.kind) + " " + k.namespace + "/" + k.name,
+		MinWatchTimeout: minWatchTimeout,
+	})
+}
+
+// objectStore receives what a reflector of one object sees.
+type objectStore struct {
+	watches *watches
+	key     key
+	object  *object
+}
+
+var _ cache.ReflectorStore = &objectStore{}
+
+func (s *objectStore) Add(obj any) error    { s.set(obj.(metav1.Object)); return nil }
+func (s *objectStore) Update(obj any) error { s.set(obj.(metav1.Object)); return nil }
+func (s *objectStore) Delete(any) error     { s.set(nil); return nil }
+func (s *objectStore) Resync() error        { return nil }
+
+func (s *objectStore) Replace(list []any, _ string) error {
+	var current metav1.Object
+	if len(list) > 0 {
+		current = list[0].(metav1.Object)
+	}
+	s.set(current)
+	return nil
+}
+
+// set makes current the object's state and tells the subscribers, unless it is the state already: a
+// list after a broken watch mostly brings nothing new.
+func (s *objectStore) set(current metav1.Object) {
+	s.watches.mu.Lock()
+	defer s.watches.mu.Unlock()
+	o := s.object
+	if o.known && same(o.current, current) {
+		return
+	}
+	o.known, o.current = true, current
+	for subscriber := range o.subscribers {
+		subscriber.changed(s.key)
+	}
+}
+
+func same(a, b metav1.Object) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.GetUID() == b.GetUID() && a.GetResourceVersion() == b.GetResourceVersion()
+}
