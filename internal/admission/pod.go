@@ -89,5 +89,5 @@ func validatePodStatus(ctx context.Context, pod, old *corev1.Pod) (warnings []st
 	if old.Status.QOSClass == "" {
 		old.Status.QOSClass = pod.Status.QOSClass
 	}
-	return update(ctx, podregistry.StatusStrategy, pod, &core.Pod{}, old, &core.Pod{})
+	return validateUpdate(ctx, podregistry.StatusStrategy, pod, &core.Pod{}, old, &core.Pod{})
 }

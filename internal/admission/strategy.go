@@ -50,6 +50,15 @@ func create(ctx context.Context, strategy rest.RESTCreateStrategy, obj object, i
 
 // update is create for a change of old to obj. Both are written to.
 func update(ctx context.Context, strategy rest.RESTUpdateStrategy, obj object, internal runtime.Object, old object, oldInternal runtime.Object) ([]string, field.ErrorList) {
+	warnings, errs := validateUpdate(ctx, strategy, obj, internal, old, oldInternal)
+	if len(errs) > 0 {
+		return warnings, errs
+	}
+	return warnings, writeBack(internal, obj)
+}
+
+// validateUpdate is update without the writing back.
+func validateUpdate(ctx context.Context, strategy rest.RESTUpdateStrategy, obj object, internal runtime.Object, old object, oldInternal runtime.Object) ([]string, field.ErrorList) {
 	completeMetadata(obj, old)
 	if err := legacyscheme.Scheme.Convert(obj, internal, nil); err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, fmt.Errorf("converting %T: %w", obj, err))}
@@ -61,7 +70,7 @@ func update(ctx context.Context, strategy rest.RESTUpdateStrategy, obj object, i
 	if errs := strategy.ValidateUpdate(ctx, internal, oldInternal); len(errs) > 0 {
 		return nil, errs
 	}
-	return strategy.WarningsOnUpdate(ctx, internal, oldInternal), writeBack(internal, obj)
+	return strategy.WarningsOnUpdate(ctx, internal, oldInternal), nil
 }
 
 // writeBack turns internal into obj again, save for its metadata.

@@ -1,0 +1,104 @@
+package admission
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+)
+
+// PodPatcher changes Drayage pods in the API.
+type PodPatcher interface {
+	// PatchPod applies a patch of the given type to a pod.
+	PatchPod(ctx context.Context, namespace, name string, kind types.PatchType, patch []byte) error
+}
+
+// PrepareDelete carries a DELETE's gracePeriodSeconds to the agent: the API server ignores it for custom
+// resources, so it becomes an annotation of the pod before the deletion goes on. Zero forces: our
+// finalizer goes too, and the deletion removes the pod at once. As upstream, a pod that is being deleted
+// can only be given less time. A dry run writes nothing.
+//
+// Killed between its writes and the deletion, it leaves a pod that lives on; deleting it again works.
+func PrepareDelete(ctx context.Context, pod *corev1.Pod, options *metav1.DeleteOptions, dryRun bool, pods PodPatcher) (warnings []string, err error) {
+	if options == nil || options.GracePeriodSeconds == nil {
+		return nil, nil
+	}
+	seconds := *options.GracePeriodSeconds
+	if seconds < 0 {
+		seconds = 1 // as upstream takes it
+	}
+	finalizer := slices.Index(pod.Finalizers, dcorev1.NodeFinalizer)
+	if finalizer < 0 || !changesGracePeriod(pod, seconds) || dryRun {
+		return nil, nil
+	}
+	if options.Preconditions != nil && options.Preconditions.ResourceVersion != nil {
+		return []string{fmt.Sprintf("gracePeriodSeconds %d is not taken: it would change the pod, whose resourceVersion the deletion insists on; set the annotation %s instead", seconds, dcorev1.DeletionGracePeriodAnnotation)}, nil
+	}
+	if err := annotateGracePeriod(ctx, pod, seconds, pods); err != nil {
+		return nil, err
+	}
+	if seconds > 0 {
+		return nil, nil
+	}
+	return nil, removeFinalizer(ctx, pod, finalizer, pods)
+}
+
+// changesGracePeriod says whether the agent must learn of the grace period of a deletion.
+func changesGracePeriod(pod *corev1.Pod, seconds int64) bool {
+	current := ptr.Deref(pod.Spec.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	if value, err := strconv.ParseInt(pod.Annotations[dcorev1.DeletionGracePeriodAnnotation], 10, 64); err == nil {
+		current = value
+	}
+	if seconds == 0 {
+		return true
+	}
+	if pod.DeletionTimestamp != nil {
+		return seconds < current
+	}
+	return seconds != current
+}
+
+func annotateGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods PodPatcher) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid":         pod.UID,
+		"annotations": map[string]string{dcorev1.DeletionGracePeriodAnnotation: strconv.FormatInt(seconds, 10)},
+	}})
+	if err != nil {
+		return err
+	}
+	if err := pods.PatchPod(ctx, pod.Namespace, pod.Name, types.MergePatchType, patch); err != nil {
+		return fmt.Errorf("setting the grace period of pod %q: %w", pod.Name, err)
+	}
+	return nil
+}
+
+// removeFinalizer takes the finalizer off that stands at index. The test in the patch makes it fail when
+// it has moved since.
+func removeFinalizer(ctx context.Context, pod *corev1.Pod, index int, pods PodPatcher) error {
+	path := "/metadata/finalizers/" + strconv.Itoa(index)
+	patch, err := json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": pod.UID},
+		{"op": "test", "path": path, "value": dcorev1.NodeFinalizer},
+		{"op": "remove", "path": path},
+	})
+	if err != nil {
+		return err
+	}
+	switch err := pods.PatchPod(ctx, pod.Namespace, pod.Name, types.JSONPatchType, patch); {
+	case err == nil, apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsInvalid(err):
+		return apierrors.NewConflict(dcorev1.Resource("pods"), pod.Name, fmt.Errorf("removing the finalizer %s: the pod has changed", dcorev1.NodeFinalizer))
+	default:
+		return fmt.Errorf("removing the finalizer of pod %q: %w", pod.Name, err)
+	}
+}
