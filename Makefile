@@ -29,11 +29,15 @@ help: ## Show this help.
 
 .PHONY: run
 run: ## Run Drayage on this machine (as root) with the sample application, until Ctrl-C.
-	@./test/demo/run.sh
+	@./test/packages.sh
+	@echo "==> building (the first time takes some minutes)"
+	@$(MAKE) --no-print-directory build
+	@$(GO) build -o $(BIN)/demo ./test/demo
+	@exec $(BIN)/demo -dray $(BIN)/dray -data-dir $(CURDIR)/.run -samples config/samples
 
 .PHONY: clean-node
 clean-node: ## Remove what a killed `make run` left on this machine.
-	@./test/demo/clean-node.sh
+	$(BIN)/dray clean-node --data-dir $(CURDIR)/.run
 
 ##@ Build
 

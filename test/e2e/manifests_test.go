@@ -16,7 +16,7 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 )
 
-// The demo images have no shell, so what a container sees is asked of its application over HTTP.
+// What a container sees is asked of its application, over HTTP.
 var _ = Describe("the users' manifests", func() {
 	It("run the shop", func(ctx SpecContext) {
 		namespace := newNamespace(ctx, c)

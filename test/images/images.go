@@ -66,22 +66,6 @@ func Build(ctx context.Context) ([]Image, error) {
 		return nil, err
 	}
 
-	var images []Image
-	demoLayer, err := layer(map[string][]byte{"bin/demo": demo}, nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range demos {
-		image, err := assemble(demoLayer, v1.Config{
-			Entrypoint: []string{"/bin/demo"},
-			Env:        []string{"PATH=/bin", "DEMO_IMAGE=" + d.name, "DEMO_ROLE=" + d.role, "DEMO_LISTEN=" + d.listen},
-		})
-		if err != nil {
-			return nil, fmt.Errorf("assembling %s: %w", d.name, err)
-		}
-		images = append(images, Image{Name: d.name, Image: image})
-	}
-
 	links := map[string]string{}
 	for _, applet := range []string{
 		"sh", "cat", "chmod", "env", "grep", "hostname", "id", "kill", "ls", "mkdir", "nslookup", "ps", "rm",
@@ -97,8 +81,24 @@ func Build(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	var images []Image
+	demoLayer, err := layer(map[string][]byte{"bin/demo": demo}, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range demos {
+		image, err := assemble(v1.Config{
+			Entrypoint: []string{"/bin/demo"},
+			Env:        []string{"PATH=/bin", "DEMO_IMAGE=" + d.name, "DEMO_ROLE=" + d.role, "DEMO_LISTEN=" + d.listen},
+		}, toolLayer, demoLayer)
+		if err != nil {
+			return nil, fmt.Errorf("assembling %s: %w", d.name, err)
+		}
+		images = append(images, Image{Name: d.name, Image: image})
+	}
+
 	for _, name := range []string{"busybox:latest", "busybox:1.36"} {
-		image, err := assemble(toolLayer, v1.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}})
+		image, err := assemble(v1.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin"}}, toolLayer)
 		if err != nil {
 			return nil, fmt.Errorf("assembling %s: %w", name, err)
 		}
@@ -164,8 +164,8 @@ func layer(files map[string][]byte, links map[string]string) (v1.Layer, error) {
 	return tarball.LayerFromReader(&buffer)
 }
 
-func assemble(l v1.Layer, config v1.Config) (v1.Image, error) {
-	image, err := mutate.AppendLayers(empty.Image, l)
+func assemble(config v1.Config, layers ...v1.Layer) (v1.Image, error) {
+	image, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
 		return nil, err
 	}
