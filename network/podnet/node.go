@@ -1,0 +1,262 @@
+package podnet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"drayage.dev/network/kernel"
+)
+
+// defaultMTU is for a node without any uplink.
+const defaultMTU = 1500
+
+// setupNode brings everything that is the node's, not one pod's, to its desired state, then puts back
+// routes that live pods have lost and removes links that nobody owns. It is idempotent and cheap when
+// nothing is to be done.
+func (m *Manager) setupNode(_ context.Context) error {
+	return errors.Join(
+		m.forwardUplink(),
+		m.routeRanges(),
+		m.routeServices(),
+		m.ensureTable(),
+		m.sweepLinks(),
+	)
+}
+
+// nodeAddress is the node's primary address of the same family, or the zero address.
+func (m *Manager) nodeAddress(like netip.Addr) netip.Addr {
+	for _, address := range m.cfg.NodeAddresses {
+		if address.Is4() == like.Is4() {
+			return address
+		}
+	}
+	return netip.Addr{}
+}
+
+// uplink is the link that has the node's first address, else the one with the default route; nil when
+// there is neither.
+func (m *Manager) uplink() (netlink.Link, error) {
+	if len(m.cfg.NodeAddresses) > 0 {
+		addresses, err := m.handle.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return nil, fmt.Errorf("listing the node's addresses: %w", err)
+		}
+		for _, address := range addresses {
+			if found, ok := netip.AddrFromSlice(address.IP); ok && found.Unmap() == m.cfg.NodeAddresses[0] {
+				link, err := m.handle.LinkByIndex(address.LinkIndex)
+				if err != nil || link.Attrs().Name != "lo" {
+					return link, err
+				}
+			}
+		}
+	}
+	routes, err := m.handle.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	for _, route := range routes {
+		if route.LinkIndex > 0 && (route.Dst == nil || isDefault(route.Dst)) {
+			return m.handle.LinkByIndex(route.LinkIndex)
+		}
+	}
+	return nil, nil
+}
+
+func isDefault(destination *net.IPNet) bool {
+	bits, _ := destination.Mask.Size()
+	return bits == 0
+}
+
+func (m *Manager) mtu() (int, error) {
+	if m.cfg.MTU > 0 {
+		return m.cfg.MTU, nil
+	}
+	link, err := m.uplink()
+	if err != nil {
+		return 0, err
+	}
+	if link == nil {
+		return defaultMTU, nil
+	}
+	return link.Attrs().MTU, nil
+}
+
+func (m *Manager) sysctlFile() string { return filepath.Join(m.cfg.StateDir, "uplink-sysctls.json") }
+
+// forwardUplink lets packets from the uplink through to the pods. What the sysctl was before is written
+// down first, for Cleanup.
+func (m *Manager) forwardUplink() error {
+	link, err := m.uplink()
+	if err != nil || link == nil {
+		return err
+	}
+	key := "ipv4/conf/" + link.Attrs().Name + "/forwarding"
+	return m.ns.Do(func() error {
+		value, err := kernel.ReadSysctl(key)
+		if err != nil || value == "1" {
+			return err
+		}
+		before := map[string]string{}
+		if content, err := os.ReadFile(m.sysctlFile()); err == nil {
+			_ = json.Unmarshal(content, &before)
+		}
+		before[key] = value
+		content, err := json.Marshal(before)
+		if err != nil {
+			return fmt.Errorf("encoding sysctls: %w", err)
+		}
+		if err := os.WriteFile(m.sysctlFile(), content, 0o600); err != nil {
+			return fmt.Errorf("remembering sysctls: %w", err)
+		}
+		return kernel.WriteSysctl(key, "1")
+	})
+}
+
+// routeRanges makes the node answer for addresses that nothing serves: an unreachable route for each
+// range, which every pod's own route, being longer, beats.
+func (m *Manager) routeRanges() error {
+	var errs []error
+	for _, ranges := range [][]netip.Prefix{m.cfg.PodRanges, m.cfg.ServiceRanges, m.cidrs} {
+		for _, prefix := range ranges {
+			err := m.handle.RouteReplace(&netlink.Route{
+				Dst: ipNet(prefix.Masked()), Type: unix.RTN_UNREACHABLE, Priority: kernel.WorstMetric,
+				Protocol: kernel.RouteProtocol,
+			})
+			if err != nil {
+				errs = append(errs, fmt.Errorf("making %s unreachable: %w", prefix, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// routeServices lets the node's own processes begin to talk to service addresses: the kernel looks for
+// a route (and a source address) before nftables chooses an endpoint. The way leads nowhere but to lo,
+// only for packets that are made on the node; what no service claims is refused by the table.
+func (m *Manager) routeServices() error {
+	lo, err := m.handle.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("finding lo: %w", err)
+	}
+	var errs []error
+	for _, prefix := range m.cfg.ServiceRanges {
+		rule := netlink.NewRule()
+		rule.Family, rule.IifName, rule.Dst = family(prefix.Addr()), "lo", ipNet(prefix.Masked())
+		rule.Table, rule.Priority, rule.Protocol = kernel.ServiceRouteTable, kernel.ServiceRulePriority, kernel.RouteProtocol
+		if err := m.handle.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("adding the routing rule for %s: %w", prefix, err))
+		}
+		route := &netlink.Route{
+			LinkIndex: lo.Attrs().Index, Dst: ipNet(prefix.Masked()), Scope: netlink.SCOPE_LINK,
+			Table: kernel.ServiceRouteTable, Protocol: kernel.RouteProtocol,
+		}
+		if source := m.nodeAddress(prefix.Addr()); source.IsValid() {
+			route.Src = source.AsSlice()
+		}
+		if err := m.handle.RouteReplace(route); err != nil {
+			errs = append(errs, fmt.Errorf("routing %s for the node itself: %w", prefix, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepLinks removes pod links without a lease and puts back the host's side of those with one.
+func (m *Manager) sweepLinks() error {
+	leased := map[string]wiring{}
+	for _, lease := range m.pool.Leases() {
+		w := leased[kernel.LinkName(lease.Owner)]
+		w.link = kernel.LinkName(lease.Owner)
+		w.addresses = append(w.addresses, lease.Address)
+		leased[w.link] = w
+	}
+	routed, err := m.podRoutes()
+	if err != nil {
+		return err
+	}
+	links, err := m.handle.LinkList()
+	if err != nil {
+		return fmt.Errorf("listing links: %w", err)
+	}
+	var errs []error
+	for _, link := range links {
+		name := link.Attrs().Name
+		if !kernel.OwnsLink(name) {
+			continue
+		}
+		w, ok := leased[name]
+		switch {
+		case !ok:
+			if err := m.handle.LinkDel(link); ignoreGone(err) != nil {
+				errs = append(errs, fmt.Errorf("deleting link %s: %w", name, err))
+				continue
+			}
+			m.cfg.Log.Info("Deleted the link of a pod that is gone", "link", name)
+		case routed[link.Attrs().Index] < len(w.addresses):
+			errs = append(errs, ignoreGone(m.wireHost(link, w)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// podRoutes counts Drayage's routes over each link.
+func (m *Manager) podRoutes() (map[int]int, error) {
+	routes, err := m.handle.RouteListFiltered(netlink.FAMILY_ALL,
+		&netlink.Route{Protocol: kernel.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return nil, fmt.Errorf("listing pod routes: %w", err)
+	}
+	count := map[int]int{}
+	for _, route := range routes {
+		count[route.LinkIndex]++
+	}
+	return count, nil
+}
+
+// ignoreGone drops the error of a link that its namespace took along between two steps.
+func ignoreGone(err error) error {
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// Cleanup takes everything that Drayage's network has on the node out of the kernel, the service
+// proxy's and the DNS server's part too, and puts the uplink's sysctls back. stateDir and netNS are
+// Config's. It works without an agent, as often as one likes.
+func Cleanup(_ context.Context, stateDir, netNS string) error {
+	errs := []error{kernel.Cleanup(netNS)}
+	file := filepath.Join(stateDir, "uplink-sysctls.json")
+	before := map[string]string{}
+	if content, err := os.ReadFile(file); err == nil {
+		_ = json.Unmarshal(content, &before)
+	}
+	ns, err := kernel.OpenNamespace(netNS)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	defer ns.Close()
+	for key, value := range before {
+		errs = append(errs, ns.Do(func() error {
+			if _, err := kernel.ReadSysctl(key); errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			return kernel.WriteSysctl(key, value)
+		}))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forgetting sysctls: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+package podnet
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"drayage.dev/network/kernel"
+)
+
+// ensureTable holds the table "drayage-podnet" (IPv4): pods' packets to the outside leave with the
+// node's address, and the node's own packets to a service address that no service claims are refused.
+func (m *Manager) ensureTable() error {
+	table := &nftables.Table{Name: kernel.PodNetTable, Family: nftables.TableFamilyIPv4}
+	accept := nftables.ChainPolicyAccept
+	postrouting := &nftables.Chain{
+		Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT, Policy: &accept,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	}
+	output := &nftables.Chain{
+		Name: "output", Table: table, Type: nftables.ChainTypeFilter, Policy: &accept,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	}
+	ruleset := kernel.Ruleset{Table: table, Chains: []*nftables.Chain{postrouting, output}}
+	for _, cidr := range only4(m.cidrs) {
+		match := inPrefix(sourceOffset, cidr, expr.CmpOpEq)
+		for _, ranges := range [][]netip.Prefix{m.cfg.PodRanges, m.cfg.ServiceRanges, m.cidrs} {
+			for _, prefix := range only4(ranges) {
+				match = append(match, inPrefix(destinationOffset, prefix, expr.CmpOpNeq)...)
+			}
+		}
+		ruleset.Rules = append(ruleset.Rules, &nftables.Rule{
+			Table: table, Chain: postrouting, Exprs: append(match, &expr.Masq{}),
+		})
+	}
+	for _, prefix := range only4(m.cfg.ServiceRanges) {
+		match := append(inPrefix(destinationOffset, prefix, expr.CmpOpEq),
+			// The cluster's DNS address may be the node's own.
+			&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: kernel.NativeUint32(unix.RTN_LOCAL)},
+			&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpHostUnreachable})
+		ruleset.Rules = append(ruleset.Rules, &nftables.Rule{Table: table, Chain: output, Exprs: match})
+	}
+	return ruleset.Ensure(m.ns)
+}
+
+const (
+	// sourceOffset and destinationOffset are where an IPv4 header has the addresses, in bytes.
+	sourceOffset      = 12
+	destinationOffset = 16
+
+	icmpHostUnreachable = 1
+)
+
+func only4(prefixes []netip.Prefix) []netip.Prefix {
+	var result []netip.Prefix
+	for _, prefix := range prefixes {
+		if prefix.Addr().Is4() {
+			result = append(result, prefix.Masked())
+		}
+	}
+	return result
+}
+
+// inPrefix compares the address at offset with an IPv4 prefix.
+func inPrefix(offset uint32, prefix netip.Prefix, op expr.CmpOp) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: ipNet(prefix).Mask, Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: op, Register: 1, Data: prefix.Addr().AsSlice()},
+	}
+}
