@@ -52,8 +52,9 @@ image: build ## Assemble the OCI image bin/drayage-image.tar without a Docker en
 ##@ Develop
 
 .PHONY: generate
-generate: $(BIN)/controller-gen ## Generate deep copies.
+generate: $(BIN)/controller-gen ## Generate deep copies and the generated parts of the docs.
 	cd apis && $(BIN)/controller-gen object paths=./...
+	$(GO) run ./test/docs
 
 .PHONY: manifests
 manifests: $(BIN)/controller-gen ## Generate the custom resource definitions.
