@@ -60,6 +60,10 @@ type Config struct {
 
 	// Ephemeral trades durability for speed: etcd syncs nothing to disk and elects at once. For tests.
 	Ephemeral bool
+
+	// identity is this server's name towards others that share its etcd. It is kept in the data
+	// directory.
+	identity string
 }
 
 // AdmissionPlugin is an in-process admission plugin.

@@ -2,12 +2,15 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
+	"drayage.dev/controlplane/housekeeping"
 	"drayage.dev/controlplane/pki"
 )
 
@@ -17,9 +20,11 @@ func Run(ctx context.Context, config Config) error {
 	if err := config.complete(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(config.serverDir(), 0o700); err != nil {
-		return fmt.Errorf("preparing the data directory: %w", err)
+	release, err := openDataDir(&config)
+	if err != nil {
+		return err
 	}
+	defer release()
 	certs, err := ensurePKI(&config)
 	if err != nil {
 		return err
@@ -54,23 +59,63 @@ func serve(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []st
 	loopback := server.GenericAPIServer.LoopbackClientConfig
 	group.Go(func() error { return prepared.Run(ctx) })
 	group.Go(func() error {
-		err := bootstrap(ctx, config, loopback)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		admin, err := certs.RESTConfig(config.localURL(), identities()[adminClient])
-		if err != nil {
-			return err
-		}
-		if config.Ready != nil {
-			config.Ready(Info{URL: config.url(), Admin: admin, CAFile: certs.CAFile(), Kubeconfigs: kubeconfigs})
-		}
-		return nil
+		return untilDone(ctx, func() error { return operate(ctx, config, certs, loopback, kubeconfigs) })
 	})
+	group.Go(func() error { return renewCertificates(ctx, config, certs) })
 	return group.Wait()
+}
+
+// operate brings the serving API server to ready, says so, and keeps house until the context ends.
+func operate(ctx context.Context, config *Config, certs *pki.PKI, loopback *rest.Config, kubeconfigs map[string]string) error {
+	if err := bootstrap(ctx, config, loopback); err != nil {
+		return err
+	}
+	admin, err := certs.RESTConfig(config.localURL(), identities()[adminClient])
+	if err != nil {
+		return err
+	}
+	if config.Ready != nil {
+		config.Ready(Info{URL: config.url(), Admin: admin, CAFile: certs.CAFile(), Kubeconfigs: kubeconfigs})
+	}
+	identity := ""
+	if len(config.EtcdServers) > 0 {
+		identity = config.identity
+	}
+	return housekeeping.Run(ctx, housekeeping.Config{Client: loopback, RootCA: certs.CertPEM(), Identity: identity})
+}
+
+// untilDone drops the error of work that was cut short by the end of the context.
+func untilDone(ctx context.Context, work func() error) error {
+	if err := work(); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// renewPeriod is how often certificates are looked at. They are renewed months before their end.
+const renewPeriod = time.Hour
+
+// renewCertificates keeps the certificates on disk fresh. The API server and clients of the kubeconfigs
+// follow the files; a failure, such as a full disk, is logged and tried again.
+func renewCertificates(ctx context.Context, config *Config, certs *pki.PKI) error {
+	log := klog.FromContext(ctx)
+	for ticker := time.NewTicker(renewPeriod); ; {
+		select {
+		case <-ctx.Done():
+			ticker.Stop()
+			return nil
+		case now := <-ticker.C:
+			renewed, err := certs.Renew(now)
+			if len(renewed) > 0 {
+				log.Info("Renewed certificates", "names", renewed)
+				_, kubeconfigErr := writeKubeconfigs(config, certs)
+				err = errors.Join(err, kubeconfigErr)
+			}
+			if err != nil {
+				log.Error(err, "Renewing certificates failed, trying again", "in", renewPeriod)
+			}
+		}
+	}
 }
 
 // bootstrap brings a serving API server to ready.

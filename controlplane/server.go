@@ -30,6 +30,7 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane/apiserver/options"
 	genericserver "k8s.io/kubernetes/pkg/controlplane/apiserver/samples/generic/server"
 	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
+	corerest "k8s.io/kubernetes/pkg/registry/core/rest"
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
@@ -46,7 +47,8 @@ const serviceAccountIssuer = "https://kubernetes.default.svc.cluster.local"
 // newServer assembles the chain of API servers: aggregator, Kubernetes' generic groups with Config's groups
 // beside them, and the kinds that are defined by objects.
 func newServer(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string) (*aggregatorapiserver.APIAggregator, error) {
-	opts, err := serverOptions(ctx, config, certs, etcdServers)
+	bound := &boundObjects{}
+	opts, err := serverOptions(ctx, config, certs, etcdServers, bound)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +58,9 @@ func newServer(ctx context.Context, config *Config, certs *pki.PKI, etcdServers 
 		openAPIDefinitions(config.APIGroups))
 	if err != nil {
 		return nil, fmt.Errorf("configuring the API server: %w", err)
+	}
+	if err := bound.connect(generic.LoopbackClientConfig); err != nil {
+		return nil, err
 	}
 	generic.LongRunningFunc = longRunning(generic.LongRunningFunc, config.APIGroups)
 
@@ -82,40 +87,46 @@ func newServer(ctx context.Context, config *Config, certs *pki.PKI, etcdServers 
 	if err != nil {
 		return nil, fmt.Errorf("making the server of custom resources: %w", err)
 	}
-	completed := native.Complete()
-	nativeServer, err := completed.New("drayage-apiserver", extensionsServer.GenericAPIServer)
-	if err != nil {
-		return nil, fmt.Errorf("making the API server: %w", err)
-	}
-	client, err := kubernetes.NewForConfig(generic.LoopbackClientConfig)
+	priorities := controlplaneapiserver.DefaultGenericAPIServicePriorities()
+	nativeServer, err := newNativeServer(native.Complete(), extensionsServer.GenericAPIServer, bound)
 	if err != nil {
 		return nil, err
 	}
-	providers, err := completed.GenericStorageProviders(client.Discovery())
-	if err == nil {
-		err = nativeServer.InstallAPIs(providers...)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("installing Kubernetes' groups: %w", err)
-	}
-	priorities := controlplaneapiserver.DefaultGenericAPIServicePriorities()
-	if err := installGroups(ctx, config.APIGroups, nativeServer.GenericAPIServer, Deps{
-		Loopback:   generic.LoopbackClientConfig,
-		Authorizer: generic.Authorization.Authorizer,
-		CAFile:     certs.CAFile(),
-	}.withClient(certs.ClientFiles(apiserverClient)), priorities); err != nil {
+	deps := Deps{Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: certs.CAFile()}
+	deps.ClientCertFile, deps.ClientKeyFile = certs.ClientFiles(apiserverClient)
+	if err := installGroups(ctx, config.APIGroups, nativeServer.GenericAPIServer, deps, priorities); err != nil {
 		return nil, err
 	}
 	return controlplaneapiserver.CreateAggregatorServer(aggregator.Complete(), nativeServer.GenericAPIServer,
 		extensionsServer.Informers.Apiextensions().V1().CustomResourceDefinitions(), true, priorities)
 }
 
-func (d Deps) withClient(cert, key string) Deps {
-	d.ClientCertFile, d.ClientKeyFile = cert, key
-	return d
+// newNativeServer makes the server of Kubernetes' own groups.
+func newNativeServer(config controlplaneapiserver.CompletedConfig, next genericapiserver.DelegationTarget, bound *boundObjects) (*controlplaneapiserver.Server, error) {
+	server, err := config.New("drayage-apiserver", next)
+	if err != nil {
+		return nil, fmt.Errorf("making the API server: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config.Generic.LoopbackClientConfig)
+	if err != nil {
+		return nil, err
+	}
+	providers, err := config.GenericStorageProviders(client.Discovery())
+	if err != nil {
+		return nil, fmt.Errorf("listing Kubernetes' groups: %w", err)
+	}
+	for i, provider := range providers {
+		if core, ok := provider.(*corerest.GenericConfig); ok {
+			providers[i] = coreGroup{core, bound}
+		}
+	}
+	if err := server.InstallAPIs(providers...); err != nil {
+		return nil, fmt.Errorf("installing Kubernetes' groups: %w", err)
+	}
+	return server, nil
 }
 
-func serverOptions(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string) (options.CompletedOptions, error) {
+func serverOptions(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string, bound *boundObjects) (options.CompletedOptions, error) {
 	opts := options.NewOptions()
 	opts.Etcd.StorageConfig.Transport.ServerList = etcdServers
 
@@ -129,7 +140,7 @@ func serverOptions(ctx context.Context, config *Config, certs *pki.PKI, etcdServ
 	authn.BootstrapToken.Enable = true
 	authn.ServiceAccounts.Issuers = []string{serviceAccountIssuer}
 	authn.ServiceAccounts.KeyFiles = []string{certs.ServiceAccountKey()}
-	authn.ServiceAccounts.OptionalTokenGetter = newTokenGetter
+	authn.ServiceAccounts.OptionalTokenGetter = bound.tokenGetter
 	opts.ServiceAccountSigningKeyFile = certs.ServiceAccountKey()
 	opts.Authorization.Modes = []string{"RBAC"}
 
