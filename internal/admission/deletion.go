@@ -27,6 +27,8 @@ type PodPatcher interface {
 // finalizer goes too, and the deletion removes the pod at once. As upstream, a pod that is being deleted
 // can only be given less time. A dry run writes nothing.
 //
+// An error is the API's own, unwrapped, so that the deletion's client is answered with its code.
+//
 // Killed between its writes and the deletion, it leaves a pod that lives on; deleting it again works.
 func PrepareDelete(ctx context.Context, pod *corev1.Pod, options *metav1.DeleteOptions, dryRun bool, pods PodPatcher) (warnings []string, err error) {
 	if options == nil || options.GracePeriodSeconds == nil {
@@ -75,10 +77,7 @@ func annotateGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, po
 	if err != nil {
 		return err
 	}
-	if err := pods.PatchPod(ctx, pod.Namespace, pod.Name, types.MergePatchType, patch); err != nil {
-		return fmt.Errorf("setting the grace period of pod %q: %w", pod.Name, err)
-	}
-	return nil
+	return pods.PatchPod(ctx, pod.Namespace, pod.Name, types.MergePatchType, patch)
 }
 
 // removeFinalizer takes the finalizer off that stands at index. The test in the patch makes it fail when
@@ -99,6 +98,6 @@ func removeFinalizer(ctx context.Context, pod *corev1.Pod, index int, pods PodPa
 	case apierrors.IsInvalid(err):
 		return apierrors.NewConflict(dcorev1.Resource("pods"), pod.Name, fmt.Errorf("removing the finalizer %s: the pod has changed", dcorev1.NodeFinalizer))
 	default:
-		return fmt.Errorf("removing the finalizer of pod %q: %w", pod.Name, err)
+		return err
 	}
 }
