@@ -1,0 +1,132 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"drayage.dev/controllers"
+	"drayage.dev/internal/scheme"
+)
+
+// off is the address that switches a listener off.
+const off = "0"
+
+// shutdownTimeout bounds how long a stop waits for the passes that are under way.
+const shutdownTimeout = 10 * time.Second
+
+// Config configures a manager.
+type Config struct {
+	// Kubeconfig is the path of the kubeconfig that leads to the API server. Empty means the address and
+	// token that a pod finds inside its cluster.
+	Kubeconfig string
+	// RESTConfig leads to the API server instead of Kubeconfig when it is set. It is not modified.
+	RESTConfig *rest.Config
+
+	// LeaderElection makes the manager wait until no other one is at work. It saves double work and is
+	// no fence: everything that must happen once is settled by the API server.
+	LeaderElection bool
+	// LeaderElectionNamespace is where the lease of the election lives.
+	LeaderElectionNamespace string
+
+	// MetricsBindAddress is where metrics are served, such as ":8080"; "0" serves none.
+	MetricsBindAddress string
+	// HealthBindAddress is where /healthz and /readyz are served, such as ":8081"; "0" serves none.
+	HealthBindAddress string
+
+	// Controllers is what the controllers themselves need.
+	Controllers controllers.Config
+}
+
+// DefaultConfig returns the configuration that the command starts from: no election, no listeners, and the
+// default address ranges.
+func DefaultConfig() Config {
+	return Config{
+		LeaderElectionNamespace: "drayage-system",
+		MetricsBindAddress:      off,
+		HealthBindAddress:       off,
+		Controllers: controllers.Config{
+			ServiceCIDR: "10.96.0.0/16",
+			PodCIDR:     "10.244.0.0/16",
+		},
+	}
+}
+
+// Run runs the controllers until ctx ends or one of them cannot go on. A stop in good order returns nil.
+// It needs the CRDs to be served.
+func Run(ctx context.Context, cfg Config) error {
+	restConfig, err := cfg.restConfig()
+	if err != nil {
+		return err
+	}
+	log.SetLogger(klog.Background())
+	mgr, err := ctrl.NewManager(restConfig, cfg.options(klog.FromContext(ctx)))
+	if err != nil {
+		return fmt.Errorf("making the manager: %w", err)
+	}
+	for _, add := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {
+		if err := add("ping", healthz.Ping); err != nil {
+			return fmt.Errorf("adding a health check: %w", err)
+		}
+	}
+	if err := controllers.Add(mgr, cfg.Controllers); err != nil {
+		return err
+	}
+	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("running the controllers: %w", err)
+	}
+	return nil
+}
+
+// options are the manager's: a cache without managed fields, which no controller reads, and without
+// periodic resyncs, which would repeat every pass for nothing.
+func (c Config) options(logger klog.Logger) ctrl.Options {
+	return ctrl.Options{
+		Scheme: scheme.New(),
+		Logger: logger,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			SyncPeriod:       ptr.To[time.Duration](0),
+		},
+		Metrics:                       metricsserver.Options{BindAddress: c.MetricsBindAddress},
+		HealthProbeBindAddress:        c.HealthBindAddress,
+		LeaderElection:                c.LeaderElection,
+		LeaderElectionID:              "drayage-manager",
+		LeaderElectionNamespace:       c.LeaderElectionNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       ptr.To(shutdownTimeout),
+		// The all-in-one and the tests run several managers in one process.
+		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+	}
+}
+
+// restConfig leads to the API server, without a limit of the client's own: the server's priority and
+// fairness decides who waits.
+func (c Config) restConfig() (*rest.Config, error) {
+	restConfig := c.RESTConfig
+	if restConfig == nil {
+		loaded, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("reading the kubeconfig %q: %w", c.Kubeconfig, err)
+		}
+		restConfig = loaded
+	}
+	restConfig = rest.CopyConfig(restConfig)
+	restConfig.QPS, restConfig.Burst = -1, -1
+	if restConfig.UserAgent == "" {
+		restConfig.UserAgent = "dray-manager"
+	}
+	return restConfig, nil
+}

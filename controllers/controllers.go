@@ -1,0 +1,43 @@
+package controllers
+
+import (
+	"context"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	dappsv1 "drayage.dev/apis/apps/v1"
+	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/controllers/apps/claim"
+	"drayage.dev/controllers/apps/deployment"
+	"drayage.dev/controllers/apps/replicaset"
+)
+
+// Config is what the controllers need besides a manager.
+type Config struct {
+	// ServiceCIDR is the range of cluster addresses, such as "10.96.0.0/16".
+	ServiceCIDR string
+	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
+	PodCIDR string
+	// PreparePod completes a pod that a controller is about to create, as admission would. Nil leaves it
+	// to the API's admission.
+	PreparePod replicaset.Prepare
+}
+
+// Add adds every controller to mgr. It is to be called once, before mgr starts.
+func Add(mgr ctrl.Manager, cfg Config) error {
+	for _, kind := range []client.Object{&dcorev1.Pod{}, &dappsv1.ReplicaSet{}} {
+		if err := claim.Index(context.Background(), mgr.GetFieldIndexer(), kind); err != nil {
+			return err
+		}
+	}
+	for _, add := range []func() error{
+		func() error { return deployment.Add(mgr) },
+		func() error { return replicaset.Add(mgr, replicaset.Config{Prepare: cfg.PreparePod}) },
+	} {
+		if err := add(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
