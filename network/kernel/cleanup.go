@@ -55,7 +55,7 @@ func cleanLinks(handle *netlink.Handle) error {
 	}
 	var errs []error
 	for _, link := range links {
-		if !OwnsLink(link.Attrs().Name) {
+		if name := link.Attrs().Name; !OwnsPodLink(name) && name != ServiceLink {
 			continue
 		}
 		if err := handle.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {

@@ -10,6 +10,9 @@ const (
 	// LinkPrefix begins the name of every link that Drayage makes on a node.
 	LinkPrefix = "dray"
 
+	// ServiceLink is the link behind ServiceRouteTable.
+	ServiceLink = "drayage-svc"
+
 	// PodNetTable is the nftables table of pod wiring: masquerade, and refusal of service addresses
 	// that nothing serves.
 	PodNetTable = "drayage-podnet"
@@ -45,8 +48,8 @@ func LinkName(sandbox string) string {
 	return LinkPrefix + lowerBase32.EncodeToString(sum[:])[:11]
 }
 
-// OwnsLink tells whether a link's name is one that LinkName yields.
-func OwnsLink(name string) bool {
+// OwnsPodLink tells whether a link's name is one that LinkName yields.
+func OwnsPodLink(name string) bool {
 	return len(name) == 15 && strings.HasPrefix(name, LinkPrefix) &&
 		strings.Trim(name[len(LinkPrefix):], "abcdefghijklmnopqrstuvwxyz234567") == ""
 }

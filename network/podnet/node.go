@@ -139,13 +139,45 @@ func (m *Manager) routeRanges() error {
 	return errors.Join(errs...)
 }
 
-// routeServices lets the node's own processes begin to talk to service addresses: the kernel looks for
-// a route (and a source address) before nftables chooses an endpoint. The way leads nowhere but to lo,
-// only for packets that are made on the node; what no service claims is refused by the table.
-func (m *Manager) routeServices() error {
-	lo, err := m.handle.LinkByName("lo")
+// serviceLink makes the link that the node's own packets to service addresses seem to leave by: a
+// bridge without ports, which leads nowhere. It cannot be lo: the kernel takes a route over lo for one
+// of the node's own addresses and sends no ICMP errors for it.
+func (m *Manager) serviceLink() (netlink.Link, error) {
+	link, err := m.handle.LinkByName(kernel.ServiceLink)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = kernel.ServiceLink
+		if err := m.handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("making link %s: %w", kernel.ServiceLink, err)
+		}
+		link, err = m.handle.LinkByName(kernel.ServiceLink)
+	}
 	if err != nil {
-		return fmt.Errorf("finding lo: %w", err)
+		return nil, fmt.Errorf("finding link %s: %w", kernel.ServiceLink, err)
+	}
+	if link.Attrs().RawFlags&unix.IFF_NOARP == 0 {
+		if err := m.handle.LinkSetARPOff(link); err != nil {
+			return nil, fmt.Errorf("switching ARP off on %s: %w", kernel.ServiceLink, err)
+		}
+	}
+	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
+		if err := m.handle.LinkSetUp(link); err != nil {
+			return nil, fmt.Errorf("setting link %s up: %w", kernel.ServiceLink, err)
+		}
+	}
+	return link, nil
+}
+
+// routeServices lets the node's own processes begin to talk to service addresses: the kernel looks for
+// a route (and a source address) before nftables chooses an endpoint. The way leads nowhere, and only
+// for packets that are made on the node; what no service claims is refused by the table.
+func (m *Manager) routeServices() error {
+	if len(m.cfg.ServiceRanges) == 0 {
+		return nil
+	}
+	link, err := m.serviceLink()
+	if err != nil {
+		return err
 	}
 	var errs []error
 	for _, prefix := range m.cfg.ServiceRanges {
@@ -156,7 +188,7 @@ func (m *Manager) routeServices() error {
 			errs = append(errs, fmt.Errorf("adding the routing rule for %s: %w", prefix, err))
 		}
 		route := &netlink.Route{
-			LinkIndex: lo.Attrs().Index, Dst: ipNet(prefix.Masked()), Scope: netlink.SCOPE_LINK,
+			LinkIndex: link.Attrs().Index, Dst: ipNet(prefix.Masked()), Scope: netlink.SCOPE_LINK,
 			Table: kernel.ServiceRouteTable, Protocol: kernel.RouteProtocol,
 		}
 		if source := m.nodeAddress(prefix.Addr()); source.IsValid() {
@@ -189,7 +221,7 @@ func (m *Manager) sweepLinks() error {
 	var errs []error
 	for _, link := range links {
 		name := link.Attrs().Name
-		if !kernel.OwnsLink(name) {
+		if !kernel.OwnsPodLink(name) {
 			continue
 		}
 		w, ok := leased[name]

@@ -12,7 +12,7 @@ import (
 	"drayage.dev/network/netlab"
 )
 
-// links lists the pod links of a node.
+// links lists Drayage's links of a node.
 func links(lab *netlab.Node) ([]string, error) {
 	var names []string
 	err := lab.Links(func(handle *netlink.Handle) error {

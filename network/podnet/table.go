@@ -36,14 +36,25 @@ func (m *Manager) ensureTable() error {
 		})
 	}
 	for _, prefix := range only4(m.cfg.ServiceRanges) {
-		match := append(inPrefix(destinationOffset, prefix, expr.CmpOpEq),
-			// The cluster's DNS address may be the node's own.
-			&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: kernel.NativeUint32(unix.RTN_LOCAL)},
-			&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpHostUnreachable})
-		ruleset.Rules = append(ruleset.Rules, &nftables.Rule{Table: table, Chain: output, Exprs: match})
+		// A reset reaches the connecting process at once; an ICMP error would find its socket busy
+		// and be heard at the first retransmission only.
+		ruleset.Rules = append(ruleset.Rules,
+			&nftables.Rule{Table: table, Chain: output, Exprs: append(unclaimed(prefix),
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})},
+			&nftables.Rule{Table: table, Chain: output, Exprs: append(unclaimed(prefix),
+				&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpHostUnreachable})})
 	}
 	return ruleset.Ensure(m.ns)
+}
+
+// unclaimed matches packets to addresses in the prefix that are not the node's own, as the cluster's
+// DNS address may be.
+func unclaimed(prefix netip.Prefix) []expr.Any {
+	return append(inPrefix(destinationOffset, prefix, expr.CmpOpEq),
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: kernel.NativeUint32(unix.RTN_LOCAL)})
 }
 
 const (
