@@ -40,7 +40,8 @@ type boundPod struct {
 	// account is the service account that refs depend on; its kind is empty when they do not.
 	account key
 	// sent says that the node was told. A pod whose account is not known yet is held back, so that
-	// its first frame names its pull secrets.
+	// its first frame names its pull secrets; its objects are not acquired before, so that their
+	// frames come after it.
 	sent bool
 }
 
@@ -137,7 +138,10 @@ func (s *stream) lookAtPod(uid types.UID) error {
 		current, ready = s.watches.get(now.account)
 		account, _ = current.(*corev1.ServiceAccount)
 	}
-	now.refs = pod.with(account)
+	now.refs = subresourcesv1alpha1.PodReferences{PodIdentity: pod.refs.PodIdentity}
+	if ready {
+		now.refs = pod.with(account)
+	}
 	for _, k := range keysOf(now.refs) {
 		s.acquire(k)
 	}
