@@ -27,7 +27,10 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
-require mvdan.cc/sh/v3 v3.14.1 // indirect
+require (
+	k8s.io/cri-streaming v0.36.3 // indirect
+	mvdan.cc/sh/v3 v3.14.1 // indirect
+)
 
 require (
 	cel.dev/expr v0.25.1 // indirect
