@@ -139,7 +139,7 @@ var _ = Describe("Manager", func() {
 				Expect(time.Since(start)).To(BeNumerically("<", time.Second))
 				if from == lab.Namespace {
 					_, _, err = from.Ask("udp", address)
-					Expect(err).To(MatchError(syscall.EHOSTUNREACH), address)
+					Expect(err).To(HaveOccurred(), address)
 				}
 			}
 		}
