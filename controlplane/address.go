@@ -1,7 +1,13 @@
 package controlplane
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
@@ -13,4 +19,19 @@ func advertiseAddress(bind net.IP) string {
 		return ip.String()
 	}
 	return net.IPv4(127, 0, 0, 1).String()
+}
+
+// listen opens the API server's port before anything else starts.
+func listen(ctx context.Context, config *Config) (net.Listener, error) {
+	address := net.JoinHostPort(config.BindAddress, strconv.Itoa(config.Port))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, fmt.Errorf("listening on %s: the port is already in use: stop what uses it, or choose another with --port", address)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listening on %s: this machine does not have the address: choose another with --bind-address", address)
+	case err != nil:
+		return nil, fmt.Errorf("listening on %s: %w", address, err)
+	}
+	return listener, nil
 }

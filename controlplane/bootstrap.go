@@ -50,16 +50,17 @@ func poll(ctx context.Context, what string, check func(context.Context) error) e
 	return nil
 }
 
-func waitReadyz(ctx context.Context, config *rest.Config) error {
+// waitFor waits until the API server answers 200 at a path.
+func waitFor(ctx context.Context, config *rest.Config, path string) error {
 	client, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return err
 	}
 	return poll(ctx, "the API server", func(ctx context.Context) error {
 		var status int
-		result := client.RESTClient().Get().AbsPath("/readyz").Do(ctx).StatusCode(&status)
+		result := client.RESTClient().Get().AbsPath(path).Do(ctx).StatusCode(&status)
 		if status != http.StatusOK {
-			return errors.Join(result.Error(), fmt.Errorf("/readyz answers %d", status))
+			return errors.Join(result.Error(), fmt.Errorf("%s answers %d", path, status))
 		}
 		return nil
 	})

@@ -72,5 +72,19 @@ func startEtcd(ctx context.Context, dir, socket string, ephemeral bool) (*embed.
 // etcdLogger writes what an operator has to act on to standard error.
 func etcdLogger() *zap.Logger {
 	encoder := zapcore.NewConsoleEncoder(zap.NewProductionEncoderConfig())
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), zapcore.ErrorLevel))
+	return zap.New(actionable{zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), zapcore.ErrorLevel)})
+}
+
+// actionable drops what etcd calls errors in every life of a server: before the first term of a new
+// directory, and of its listeners at a clean stop.
+type actionable struct{ zapcore.Core }
+
+func (a actionable) With(fields []zapcore.Field) zapcore.Core { return actionable{a.Core.With(fields)} }
+
+func (a actionable) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	switch entry.Message {
+	case "failed to update storage version", "setting up serving from embedded etcd failed.":
+		return checked
+	}
+	return a.Core.Check(entry, checked)
 }

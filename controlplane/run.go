@@ -25,6 +25,12 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	defer release()
+	if config.Listener == nil {
+		if config.Listener, err = listen(ctx, &config); err != nil {
+			return err
+		}
+		defer config.Listener.Close()
+	}
 	certs, err := ensurePKI(&config)
 	if err != nil {
 		return err
@@ -118,18 +124,24 @@ func renewCertificates(ctx context.Context, config *Config, certs *pki.PKI) erro
 	}
 }
 
-// bootstrap brings a serving API server to ready.
+// bootstrap brings a serving API server to ready. The kinds do not wait for all of it: its default roles
+// take the longest, and the loopback identity needs none.
 func bootstrap(ctx context.Context, config *Config, loopback *rest.Config) error {
 	client := rest.CopyConfig(loopback)
 	client.QPS = -1 // a few dozen requests, once
 	client.ContentType = ""
-	if err := waitReadyz(ctx, client); err != nil {
+	if err := waitFor(ctx, client, "/apis/apiextensions.k8s.io/v1"); err != nil {
 		return err
 	}
-	if err := applyCRDs(ctx, client, config.CRDs, len(config.EtcdServers) == 0); err != nil {
-		return err
-	}
-	if err := waitDiscovery(ctx, client, config.CRDs); err != nil {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return waitFor(groupCtx, client, "/readyz") })
+	group.Go(func() error {
+		if err := applyCRDs(groupCtx, client, config.CRDs, len(config.EtcdServers) == 0); err != nil {
+			return err
+		}
+		return waitDiscovery(groupCtx, client, config.CRDs)
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	return applyObjects(ctx, client, config.Objects)

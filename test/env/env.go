@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -77,8 +77,7 @@ var quiet sync.Once
 func Start(ctx context.Context, options ...Option) (*Env, error) {
 	quiet.Do(func() {
 		if os.Getenv("DRAYAGE_TEST_LOGS") == "" {
-			klog.LogToStderr(false)
-			klog.SetOutput(io.Discard)
+			klog.SetLogger(logr.Discard())
 		}
 	})
 	settings, err := newSettings(options)
