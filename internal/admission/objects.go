@@ -10,6 +10,7 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/apps"
@@ -49,6 +50,10 @@ func PrepareObject(ctx context.Context, obj, old Object, lookup Lookup) (warning
 	case *appsv1.ReplicaSet:
 		return prepare(ctx, replicasetregistry.Strategy, obj, old, newReplicaSet, refuseReplicaSet(obj))
 	case *discoveryv1.EndpointSlice:
+		// The strategy's declarative validation asks which request it serves.
+		ctx = request.WithRequestInfo(ctx, &request.RequestInfo{
+			IsResourceRequest: true, APIGroup: discoveryv1.GroupName, APIVersion: "v1", Resource: "endpointslices",
+		})
 		return prepare(ctx, endpointsliceregistry.Strategy, obj, old, newEndpointSlice, endpointMatcher.refused(obj, nil, nil))
 	case *schedulingv1.PriorityClass:
 		errs := oneDefaultClass(ctx, obj, lookup)

@@ -102,11 +102,18 @@ func (b *branch) descend(step string, t reflect.Type) (*branch, reflect.Type) {
 	return next, t
 }
 
-// jsonField finds a field by its JSON name, in embedded structs as well.
+// jsonField finds a field by its JSON name, also in structs that are embedded inline.
 func jsonField(t reflect.Type, name string) (reflect.StructField, bool) {
-	for _, f := range reflect.VisibleFields(t) {
-		if tag, _, _ := strings.Cut(f.Tag.Get("json"), ","); tag == name {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		switch tag, _, _ := strings.Cut(f.Tag.Get("json"), ","); {
+		case tag == name:
 			return f, true
+		case tag == "" && f.Anonymous && f.Type.Kind() == reflect.Struct:
+			if inner, ok := jsonField(f.Type, name); ok {
+				inner.Index = append(slices.Clone(f.Index), inner.Index...)
+				return inner, true
+			}
 		}
 	}
 	return reflect.StructField{}, false
