@@ -35,7 +35,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
 	"drayage.dev/controlplane/pki"
-	_ "drayage.dev/controlplane/quiet" // sets a log level, see there
+	_ "drayage.dev/controlplane/quiet" // silences a logger, see there
 )
 
 // apiServerCount is how many API servers the definitions of kinds wait for. With more than one, upstream

@@ -1,14 +1,13 @@
 // Package quiet keeps the storage client of the API server from warning about every request that a clean
-// stop cuts short. That client takes its level from the environment while packages initialise, and nothing
-// later can change it; packages without imports, such as this one, initialise before it.
+// stop cuts short. That client builds its logger from a global default while packages initialise, its
+// level cannot be raised, and nothing later can replace it; this package imports next to nothing and so
+// initialises before it. Nothing is lost: what fails for good is also returned as an error.
 //
-// Package controlplane imports it for effect. ETCD_CLIENT_DEBUG in the environment has its say first.
+// Package controlplane imports it for effect.
 package quiet
 
-import "os"
+import "go.etcd.io/etcd/client/pkg/v3/logutil"
 
 func init() {
-	if os.Getenv("ETCD_CLIENT_DEBUG") == "" {
-		_ = os.Setenv("ETCD_CLIENT_DEBUG", "error")
-	}
+	logutil.DefaultZapLoggerConfig.OutputPaths = nil
 }
