@@ -90,10 +90,10 @@ func (c *nodeConnections) dial(ctx context.Context, network, address string) (ne
 	return nil, fmt.Errorf("connecting to the agent of node %q%s: %w (see `kubectl get nodes.core.drayage.dev`)", name, podOf(ctx), err)
 }
 
-// unavailable makes err a status that clients understand as "later, perhaps".
+// unavailable makes err a status that clients understand as "later, perhaps", unless it holds a status.
 func unavailable(ctx context.Context, err error) error {
-	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
-		return err
+	if status := (*apierrors.StatusError)(nil); errors.As(err, &status) {
+		return status
 	}
 	return apierrors.NewServiceUnavailable(err.Error() + podOf(ctx))
 }
