@@ -23,10 +23,14 @@ func StatusError(kind schema.GroupKind, resource schema.GroupResource, name stri
 	if len(errs) == 0 {
 		return nil
 	}
+	forbidden := name
+	if forbidden == "" {
+		forbidden = "Unknown" // upstream's word where there is no name
+	}
 	for _, err := range errs {
 		switch {
 		case err.Origin == refusal:
-			return apierrors.NewForbidden(resource, name, errors.New(err.Detail))
+			return apierrors.NewForbidden(resource, forbidden, errors.New(err.Detail))
 		case err.Type == field.ErrorTypeInternal:
 			return apierrors.NewInternalError(fmt.Errorf("admitting %s %q: %s", resource, name, err.Detail))
 		}

@@ -38,6 +38,12 @@ var podFields = slices.Concat(
 
 var volumeFields = []Field{
 	{Path: "spec.volumes[*].emptyDir.medium", Except: []string{string(corev1.StorageMediumMemory)}},
+	{
+		Path: "spec.volumes[*].emptyDir.sizeLimit", Unless: "the medium is Memory",
+		unless: func(_ *corev1.PodSpec, parent any) bool {
+			return parent.(corev1.EmptyDirVolumeSource).Medium == corev1.StorageMediumMemory
+		},
+	},
 	{Path: "spec.volumes[*].persistentVolumeClaim"},
 	{Path: "spec.volumes[*].ephemeral"},
 	{Path: "spec.volumes[*].csi"},
@@ -68,13 +74,14 @@ var volumeFields = []Field{
 
 // containerFields are the refused fields of the containers at path, and more.
 func containerFields(path string, more ...Field) []Field {
-	hostNetwork := func(pod *corev1.PodSpec) bool { return pod.HostNetwork }
+	hostNetwork := func(pod *corev1.PodSpec, _ any) bool { return pod.HostNetwork }
 	return append([]Field{
 		{Path: path + ".ports[*].hostPort", Unless: "spec.hostNetwork is true", unless: hostNetwork},
 		{Path: path + ".ports[*].hostIP", Unless: "spec.hostNetwork is true", unless: hostNetwork},
 		{Path: path + ".ports[*].protocol", Values: []string{string(corev1.ProtocolSCTP)}},
 		{Path: path + ".env[*].valueFrom.fileKeyRef"},
 		{Path: path + ".resources.claims"},
+		{Path: path + ".resources.limits[ephemeral-storage]"},
 		{Path: path + ".restartPolicyRules"},
 		{Path: path + ".volumeDevices"},
 		{Path: path + ".lifecycle.stopSignal"},

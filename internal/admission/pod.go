@@ -33,6 +33,7 @@ func Prepare(ctx context.Context, pod *corev1.Pod, lookup Lookup) (warnings []st
 	}
 	errs = append(errs, refusePod(pod)...)
 	errs = append(errs, validateGracePeriod(pod)...)
+	unmergeLabelKeys(pod)
 
 	warnings, more := create(ctx, podregistry.Strategy, pod, &core.Pod{})
 	return warnings, append(errs, more...)

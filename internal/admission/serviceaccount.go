@@ -33,6 +33,7 @@ func useServiceAccount(ctx context.Context, pod *corev1.Pod, lookup Lookup) fiel
 	account, err := lookup.ServiceAccount(ctx, pod.Namespace, pod.Spec.ServiceAccountName)
 	switch {
 	case apierrors.IsNotFound(err):
+		err = apierrors.NewNotFound(corev1.Resource("serviceaccount"), pod.Spec.ServiceAccountName) // upstream's words
 		return refuse(path, fmt.Sprintf("error looking up service account %s/%s: %v", pod.Namespace, pod.Spec.ServiceAccountName, err))
 	case err != nil:
 		return field.ErrorList{field.InternalError(path, fmt.Errorf("error looking up service account %s/%s: %w", pod.Namespace, pod.Spec.ServiceAccountName, err))}

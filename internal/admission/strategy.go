@@ -41,11 +41,10 @@ func create(ctx context.Context, strategy rest.RESTCreateStrategy, obj object, i
 		accessor.SetName(names.SimpleNameGenerator.GenerateName(accessor.GetGenerateName()))
 	}
 	strategy.PrepareForCreate(ctx, internal)
-	warnings := strategy.WarningsOnCreate(ctx, internal)
 	if errs := strategy.Validate(ctx, internal); len(errs) > 0 {
-		return warnings, errs
+		return nil, errs
 	}
-	return warnings, writeBack(internal, obj)
+	return strategy.WarningsOnCreate(ctx, internal), writeBack(internal, obj)
 }
 
 // update is create for a change of old to obj. Both are written to.

@@ -2,6 +2,7 @@ package admission_test
 
 import (
 	"context"
+	"io"
 	"testing"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -10,11 +11,15 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 )
 
 func TestAdmission(t *testing.T) {
 	RegisterFailHandler(Fail)
+	// Upstream's validation logs what its two ways of validating say differently.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	RunSpecs(t, "internal/admission")
 }
 

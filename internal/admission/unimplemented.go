@@ -28,7 +28,8 @@ type Field struct {
 	// Unless says in words when the field is accepted all the same.
 	Unless string
 
-	unless func(*corev1.PodSpec) bool
+	// unless is given the pod, if there is one, and the struct that the field is in.
+	unless func(pod *corev1.PodSpec, parent any) bool
 }
 
 // matcher finds refused fields in values of one type. It visits only what leads to one, because it runs
@@ -122,11 +123,11 @@ func jsonField(t reflect.Type, name string) (reflect.StructField, bool) {
 // refused returns an error for each refused field that v uses; v lies at path.
 func (m *matcher) refused(v any, pod *corev1.PodSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	m.root.visit(reflect.ValueOf(v), pod, func() *field.Path { return path }, &errs)
+	m.root.visit(reflect.ValueOf(v), reflect.Value{}, pod, func() *field.Path { return path }, &errs)
 	return errs
 }
 
-func (b *branch) visit(v reflect.Value, pod *corev1.PodSpec, path func() *field.Path, errs *field.ErrorList) {
+func (b *branch) visit(v, parent reflect.Value, pod *corev1.PodSpec, path func() *field.Path, errs *field.ErrorList) {
 	if v.Kind() == reflect.Pointer && len(b.children) > 0 {
 		if v.IsNil() {
 			return
@@ -134,7 +135,7 @@ func (b *branch) visit(v reflect.Value, pod *corev1.PodSpec, path func() *field.
 		v = v.Elem()
 	}
 	if b.refused != nil {
-		if err := b.refused.check(v, pod, path); err != nil {
+		if err := b.refused.check(v, parent, pod, path); err != nil {
 			*errs = append(*errs, err)
 			return
 		}
@@ -143,23 +144,23 @@ func (b *branch) visit(v reflect.Value, pod *corev1.PodSpec, path func() *field.
 		switch {
 		case child.element:
 			for i := range v.Len() {
-				child.visit(v.Index(i), pod, func() *field.Path { return path().Index(i) }, errs)
+				child.visit(v.Index(i), v, pod, func() *field.Path { return path().Index(i) }, errs)
 			}
 		case child.key != "":
 			if v.Len() == 0 {
 				continue
 			}
 			if entry := v.MapIndex(reflect.ValueOf(child.key).Convert(v.Type().Key())); entry.IsValid() {
-				child.visit(entry, pod, func() *field.Path { return path().Key(child.key) }, errs)
+				child.visit(entry, v, pod, func() *field.Path { return path().Key(child.key) }, errs)
 			}
 		default:
-			child.visit(v.FieldByIndex(child.index), pod, func() *field.Path { return path().Child(child.name) }, errs)
+			child.visit(v.FieldByIndex(child.index), v, pod, func() *field.Path { return path().Child(child.name) }, errs)
 		}
 	}
 }
 
 // check returns an error if the field is set to something that is refused.
-func (f *Field) check(v reflect.Value, pod *corev1.PodSpec, path func() *field.Path) *field.Error {
+func (f *Field) check(v, parent reflect.Value, pod *corev1.PodSpec, path func() *field.Path) *field.Error {
 	switch v.Kind() {
 	case reflect.Slice, reflect.Map:
 		if v.Len() == 0 {
@@ -170,7 +171,7 @@ func (f *Field) check(v reflect.Value, pod *corev1.PodSpec, path func() *field.P
 			return nil
 		}
 	}
-	if f.unless != nil && pod != nil && f.unless(pod) {
+	if f.unless != nil && f.unless(pod, parent.Interface()) {
 		return nil
 	}
 	if len(f.Values) == 0 && len(f.Except) == 0 {

@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"drayage.dev/internal/admission"
@@ -74,6 +75,16 @@ var _ = Describe("the list of unimplemented fields", func() {
 			Expect(errs.ToAggregate()).To(MatchError(ContainSubstring(want)))
 		})
 	}
+
+	It("accepts a size limit of a volume in memory", func(ctx context.Context) {
+		pod := newPod()
+		limit := resource.MustParse("1Mi")
+		pod.Spec.Volumes = []corev1.Volume{{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
+			Medium: corev1.StorageMediumMemory, SizeLimit: &limit,
+		}}}}
+		_, errs := admission.Prepare(ctx, pod, newLookup())
+		Expect(errs).To(BeEmpty())
+	})
 
 	It("accepts host ports of pods in the host's network", func(ctx context.Context) {
 		pod := newPod()
@@ -141,7 +152,14 @@ func use(v reflect.Value, f admission.Field, path string) string {
 		if path[0] == '[' {
 			key, rest, _ := strings.Cut(path[1:], "]")
 			Expect(rest).To(BeEmpty())
-			v.Set(reflect.ValueOf(map[string]string{key: "Auto"}))
+			v.Set(reflect.MakeMap(v.Type()))
+			entry := reflect.New(v.Type().Elem()).Elem()
+			if quantity, ok := entry.Addr().Interface().(*resource.Quantity); ok {
+				*quantity = resource.MustParse("1Gi")
+			} else {
+				entry.SetString("Auto")
+			}
+			v.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), entry)
 			return at + "[" + key + "]: Forbidden: "
 		}
 		end := strings.IndexAny(path, ".[")
