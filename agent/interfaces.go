@@ -77,6 +77,9 @@ type PodObjects interface {
 	Secret(ctx context.Context, pod types.UID, name string) (*corev1.Secret, error)
 	ConfigMap(ctx context.Context, pod types.UID, name string) (*corev1.ConfigMap, error)
 	Token(ctx context.Context, pod types.UID, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
+	// PullSecrets returns the names of the Secrets with the pod's registry credentials: its own or,
+	// where it names none, its service account's.
+	PullSecrets(ctx context.Context, pod types.UID) ([]string, error)
 }
 
 // Withdrawal knows when a terminating pod is gone from the service proxies. The network room's proxy

@@ -125,6 +125,10 @@ func (w *Writer) Set(pod types.UID, status corev1.PodStatus) {
 	}
 }
 
+// Touch has the pod's summary brought up to date a moment later, for changes of the object itself, such as
+// its deletion, that no status tells of.
+func (w *Writer) Touch(pod types.UID) { w.queue.AddAfter(pod, settle) }
+
 // waits says that a status shows nothing that a user could be in a hurry for: the pod is still pending,
 // and no container of it has come to a state worth telling.
 func waits(base *dcorev1.Pod, status *corev1.PodStatus) bool {
