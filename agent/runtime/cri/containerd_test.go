@@ -272,8 +272,13 @@ var _ = Describe("a pod over containerd", func() {
 		Expect(m.runtime.Remove(ctx, uid)).To(Succeed())
 		for _, pid := range processes {
 			// Orphans are reaped by the machine's init in its own time; until then they are zombies.
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			Expect(err != nil || strings.Fields(string(stat))[2] == "Z").To(BeTrue(), "process %d goes on: %s", pid, stat)
+			Eventually(func() string {
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+				if err != nil {
+					return "gone"
+				}
+				return strings.Fields(string(stat))[2]
+			}, time.Second).Should(BeElementOf("gone", "Z"), "process %d goes on", pid)
 		}
 	}, SpecTimeout(2*time.Minute))
 })
