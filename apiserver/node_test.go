@@ -34,6 +34,8 @@ import (
 type scriptedNode struct {
 	name string
 	logs string
+	// shutdown ends the agent's server and its streams.
+	shutdown context.CancelFunc
 
 	mu      sync.Mutex
 	pods    map[string]*corev1.Pod
@@ -62,6 +64,7 @@ func startNode(ctx context.Context, name string) *scriptedNode {
 	})
 	running, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	n.shutdown = stop
 	go func() { done <- agent.Run(running) }()
 	DeferCleanup(func() {
 		stop()

@@ -183,7 +183,7 @@ var _ = Describe("The broker of pods' objects", func() {
 	It("is resumed after a restart of the server, and serves the last state meanwhile", func(ctx context.Context) {
 		dir, err := tempDir()
 		Expect(err).NotTo(HaveOccurred())
-		first, err := env.Start(context.Background(), env.WithAPIGroups(group()), env.WithDataDir(dir))
+		first, err := env.Start(context.Background(), env.WithAPIGroups(group()), env.WithDataDir(dir), withoutRoles())
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(func() error { return first.Stop() })
 		firstAdmin, err := first.Client()
@@ -205,7 +205,7 @@ var _ = Describe("The broker of pods' objects", func() {
 		Expect(time.Since(stopping)).To(BeNumerically("<", 20*time.Second), "open streams must not hold the server up")
 		Expect(broker.Secret(ctx, pod.UID, "kept")).To(HaveField("Data", HaveKeyWithValue("key", []byte("before"))))
 
-		second, err := env.Start(context.Background(), env.WithAPIGroups(group()), env.WithDataDir(dir))
+		second, err := env.Start(context.Background(), env.WithAPIGroups(group()), env.WithDataDir(dir), withoutRoles())
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(second.Stop)
 		relay.To(second.Config.Host)
