@@ -15,6 +15,9 @@ import (
 // advertiseAddress picks the address that others most likely reach a listener at: its own, or else that of
 // the interface with the default route. A machine without any route serves itself only.
 func advertiseAddress(bind net.IP) string {
+	if !bind.IsUnspecified() {
+		return bind.String()
+	}
 	if ip, err := utilnet.ResolveBindAddress(bind); err == nil {
 		return ip.String()
 	}

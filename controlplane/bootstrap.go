@@ -2,9 +2,12 @@ package controlplane
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -19,8 +22,11 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+
+	"drayage.dev/controlplane/join"
 )
 
 const (
@@ -50,15 +56,19 @@ func poll(ctx context.Context, what string, check func(context.Context) error) e
 	return nil
 }
 
-// waitFor waits until the API server answers 200 at a path.
-func waitFor(ctx context.Context, config *rest.Config, path string) error {
+// waitFor waits until the API server answers 200 at a path, with the named health checks left out.
+func waitFor(ctx context.Context, config *rest.Config, path string, exclude ...string) error {
 	client, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return err
 	}
 	return poll(ctx, "the API server", func(ctx context.Context) error {
 		var status int
-		result := client.RESTClient().Get().AbsPath(path).Do(ctx).StatusCode(&status)
+		request := client.RESTClient().Get().AbsPath(path)
+		for _, check := range exclude {
+			request.Param("exclude", check)
+		}
+		result := request.Do(ctx).StatusCode(&status)
 		if status != http.StatusOK {
 			return errors.Join(result.Error(), fmt.Errorf("%s answers %d", path, status))
 		}
@@ -173,7 +183,7 @@ func lists(list *metav1.APIResourceList, crd *apiextensionsv1.CustomResourceDefi
 	return false
 }
 
-// applyObjects applies objects in order. What others added to them stays.
+// applyObjects applies objects in order, namespaces before what is in them. What others added stays.
 func applyObjects(ctx context.Context, config *rest.Config, objects []*unstructured.Unstructured) error {
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
@@ -184,6 +194,8 @@ func applyObjects(ctx context.Context, config *rest.Config, objects []*unstructu
 		return err
 	}
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disco))
+	objects = slices.Clone(objects)
+	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return namespacesFirst(a) - namespacesFirst(b) })
 	for _, object := range objects {
 		kind := object.GroupVersionKind()
 		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
@@ -197,4 +209,41 @@ func applyObjects(ctx context.Context, config *rest.Config, objects []*unstructu
 		}
 	}
 	return nil
+}
+
+func namespacesFirst(object *unstructured.Unstructured) int {
+	if object.GetKind() == "Namespace" {
+		return 0
+	}
+	return 1
+}
+
+// ensureToken makes a join token at a control plane's first start and leaves it in a file. The file is under
+// another name until the API server knows the token, so that a crash in between loses nothing; once it has
+// its name, the token is the administrator's to delete.
+func ensureToken(ctx context.Context, config *rest.Config, path string, authority *x509.Certificate) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fresh, err := join.NewToken(authority)
+	if err != nil {
+		return err
+	}
+	pending := path + ".pending"
+	line, err := readOrCreate(pending, fresh.String)
+	if err != nil {
+		return fmt.Errorf("keeping the join token: %w", err)
+	}
+	token, err := join.ParseToken(line)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", pending, err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	if err := join.StoreToken(ctx, client, token, 0, "made at the first start"); err != nil {
+		return err
+	}
+	return os.Rename(pending, path)
 }

@@ -46,7 +46,7 @@ type Config struct {
 
 	// CRDs are the kinds to serve; they are established before the control plane is ready.
 	CRDs []*apiextensionsv1.CustomResourceDefinition
-	// Objects are applied before the control plane is ready, in order.
+	// Objects are applied before the control plane is ready, namespaces first.
 	Objects []*unstructured.Unstructured
 	// AdmissionPlugins stand first in the chain, behind the check of the namespace: what they set is
 	// seen by policies and webhooks, and they run again when one of those changes an object. Mutating
@@ -101,11 +101,13 @@ type Deps struct {
 type Info struct {
 	// URL of the API server, at its advertised address.
 	URL string
-	// Admin reaches the API server over loopback as a member of system:masters. It must be copied
-	// before it is changed.
+	// Admin reaches the API server from this machine as a member of system:masters. Its certificate is
+	// in files that are renewed. It must be copied before it is changed.
 	Admin *rest.Config
 	// CAFile is the certificate of the cluster's authority.
 	CAFile string
+	// TokenFile holds the join token that was made at the first start.
+	TokenFile string
 	// Kubeconfigs are the paths of the written kubeconfigs by component: admin, manager, scheduler.
 	Kubeconfigs map[string]string
 }
@@ -151,8 +153,8 @@ func (c *Config) complete() error {
 }
 
 // serviceIP is the address of the service default/kubernetes: the first of the range.
-func (c *Config) serviceIP() net.IP {
-	return netip.MustParsePrefix(c.ServiceCIDR).Masked().Addr().Next().AsSlice()
+func (c *Config) serviceIP() netip.Addr {
+	return netip.MustParsePrefix(c.ServiceCIDR).Masked().Addr().Next()
 }
 
 // url is where others reach the API server.

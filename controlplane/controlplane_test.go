@@ -2,6 +2,7 @@ package controlplane_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +25,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	dnetworkingv1alpha1 "drayage.dev/apis/networking/v1alpha1"
 	"drayage.dev/config"
 	"drayage.dev/controlplane"
 	"drayage.dev/test/env"
@@ -179,3 +182,26 @@ func (hello) NewConnectOptions() (runtime.Object, bool, string) { return nil, fa
 func (hello) Connect(_ context.Context, id string, _ runtime.Object, _ rest.Responder) (http.Handler, error) {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello " + id)) }), nil
 }
+
+var _ = Describe("the service default/kubernetes", func() {
+	It("leads to the API server and comes back when it is deleted", func(ctx context.Context) {
+		e, c := start(ctx)
+		service := &dcorev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}}
+		slice := &ddiscoveryv1.EndpointSlice{ObjectMeta: service.ObjectMeta}
+		kept := func(g Gomega) {
+			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(service), service)).To(Succeed())
+			g.Expect(service.Spec.ClusterIP).To(Equal("10.96.0.1"))
+			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(slice), slice)).To(Succeed())
+			g.Expect(slice.Endpoints[0].Addresses).To(ConsistOf("127.0.0.1"))
+			g.Expect(e.Info.URL).To(HaveSuffix(fmt.Sprint(*slice.Ports[0].Port)))
+			claims := &dnetworkingv1alpha1.AllocationList{}
+			g.Expect(c.List(ctx, claims)).To(Succeed())
+			g.Expect(claims.Items).To(HaveLen(1))
+			g.Expect(claims.Items[0].Spec.Owner.UID).To(Equal(service.UID))
+		}
+		Eventually(kept, "10s").Should(Succeed())
+		Expect(c.Delete(ctx, service)).To(Succeed())
+		Expect(c.Delete(ctx, slice)).To(Succeed())
+		Eventually(kept, "15s").Should(Succeed())
+	})
+})

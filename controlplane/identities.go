@@ -33,7 +33,7 @@ func identities() map[string]pki.Identity {
 }
 
 func ensurePKI(config *Config) (*pki.PKI, error) {
-	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, config.serviceIP(), net.ParseIP(config.AdvertiseAddress)}
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, config.serviceIP().AsSlice(), net.ParseIP(config.AdvertiseAddress)}
 	if bind := net.ParseIP(config.BindAddress); !bind.IsUnspecified() {
 		ips = append(ips, bind)
 	}

@@ -4,18 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
 	"drayage.dev/controlplane/housekeeping"
+	"drayage.dev/controlplane/nodecerts"
 	"drayage.dev/controlplane/pki"
+	"drayage.dev/controlplane/publish"
 )
 
-// Run serves the control plane until the context ends, then stops it in order: API server, controllers,
-// etcd. It returns nil after a clean stop.
+// Run serves the control plane until the context ends, then stops it in order: API server and controllers,
+// then etcd. It returns nil after a clean stop.
 func Run(ctx context.Context, config Config) error {
 	if err := config.complete(); err != nil {
 		return err
@@ -31,63 +40,126 @@ func Run(ctx context.Context, config Config) error {
 		}
 		defer config.Listener.Close()
 	}
-	certs, err := ensurePKI(&config)
-	if err != nil {
+	r := &runner{config: &config, etcdServers: config.EtcdServers}
+	if r.certs, err = ensurePKI(&config); err != nil {
 		return err
 	}
-	kubeconfigs, err := writeKubeconfigs(&config, certs)
-	if err != nil {
+	if r.kubeconfigs, err = writeKubeconfigs(&config, r.certs); err != nil {
 		return err
 	}
-	etcdServers := config.EtcdServers
-	if len(etcdServers) == 0 {
+	if r.alone() {
 		etcd, endpoints, err := startEtcd(ctx, config.serverDir("etcd"), config.serverDir("etcd.sock"), config.Ephemeral)
 		if err != nil {
 			return err
 		}
 		// Last in, first out: everything that uses it has ended by then.
 		defer etcd.Close()
-		etcdServers = endpoints
+		r.etcdServers = endpoints
 	}
-	return serve(ctx, &config, certs, etcdServers, kubeconfigs)
+	return r.serve(ctx)
 }
 
-func serve(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string, kubeconfigs map[string]string) error {
+// runner is one life of a control plane.
+type runner struct {
+	config      *Config
+	certs       *pki.PKI
+	kubeconfigs map[string]string
+	etcdServers []string
+	bound       boundObjects
+	// loopback reaches the API server with all rights.
+	loopback *rest.Config
+	// bootstrapped says that everything of the configuration is in the API.
+	bootstrapped atomic.Bool
+}
+
+// alone tells whether no other server shares the storage.
+func (r *runner) alone() bool { return len(r.config.EtcdServers) == 0 }
+
+// identity is this server's name towards others that share its storage, empty if there are none.
+func (r *runner) identity() string {
+	if r.alone() {
+		return ""
+	}
+	return r.config.identity
+}
+
+func (r *runner) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	server, err := newServer(ctx, config, certs, etcdServers)
+	server, err := r.newServer(ctx)
 	if err != nil {
+		return err
+	}
+	if err := server.GenericAPIServer.AddReadyzChecks(healthz.NamedCheck(bootstrapCheck, r.readyz)); err != nil {
 		return err
 	}
 	prepared, err := server.PrepareRun()
 	if err != nil {
 		return fmt.Errorf("preparing the API server: %w", err)
 	}
-	loopback := server.GenericAPIServer.LoopbackClientConfig
+	r.loopback = rest.CopyConfig(server.GenericAPIServer.LoopbackClientConfig)
+	r.loopback.QPS = -1 // priority and fairness bounds it
 	group.Go(func() error { return prepared.Run(ctx) })
-	group.Go(func() error {
-		return untilDone(ctx, func() error { return operate(ctx, config, certs, loopback, kubeconfigs) })
-	})
-	group.Go(func() error { return renewCertificates(ctx, config, certs) })
+	group.Go(func() error { return untilDone(ctx, func() error { return r.operate(ctx) }) })
+	group.Go(func() error { return r.renewCertificates(ctx) })
 	return group.Wait()
 }
 
+// bootstrapCheck is the name of the health check that waits for the configuration's kinds and objects.
+const bootstrapCheck = "drayage-bootstrap"
+
+func (r *runner) readyz(*http.Request) error {
+	if !r.bootstrapped.Load() {
+		return errors.New("kinds and roles are being applied")
+	}
+	return nil
+}
+
 // operate brings the serving API server to ready, says so, and keeps house until the context ends.
-func operate(ctx context.Context, config *Config, certs *pki.PKI, loopback *rest.Config, kubeconfigs map[string]string) error {
-	if err := bootstrap(ctx, config, loopback); err != nil {
+func (r *runner) operate(ctx context.Context) error {
+	if err := r.bootstrap(ctx); err != nil {
 		return err
 	}
-	admin, err := certs.RESTConfig(config.localURL(), identities()[adminClient])
-	if err != nil {
-		return err
+	r.bootstrapped.Store(true)
+	if r.config.Ready != nil {
+		r.config.Ready(r.info())
 	}
-	if config.Ready != nil {
-		config.Ready(Info{URL: config.url(), Admin: admin, CAFile: certs.CAFile(), Kubeconfigs: kubeconfigs})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.keepHouse(ctx) })
+	if r.serves("services.core.drayage.dev") {
+		group.Go(func() error {
+			return publish.Run(ctx, publish.Config{
+				Client: r.loopback, ServiceIP: r.config.serviceIP(), Server: r.identity(),
+				Endpoint: netip.AddrPortFrom(netip.MustParseAddr(r.config.AdvertiseAddress), uint16(r.config.Port)),
+			})
+		})
 	}
-	identity := ""
-	if len(config.EtcdServers) > 0 {
-		identity = config.identity
+	return group.Wait()
+}
+
+func (r *runner) info() Info {
+	cert, key := r.certs.ClientFiles(adminClient)
+	return Info{
+		URL: r.config.url(), CAFile: r.certs.CAFile(), TokenFile: r.config.serverDir("token"), Kubeconfigs: r.kubeconfigs,
+		Admin: &rest.Config{Host: r.config.localURL(), TLSClientConfig: rest.TLSClientConfig{
+			CAFile: r.certs.CAFile(), CertFile: cert, KeyFile: key,
+		}},
 	}
-	return housekeeping.Run(ctx, housekeeping.Config{Client: loopback, RootCA: certs.CertPEM(), Identity: identity})
+}
+
+func (r *runner) serves(kind string) bool {
+	return slices.ContainsFunc(r.config.CRDs, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return crd.Name == kind })
+}
+
+// keepHouse runs the housekeeping controllers, and the signer of nodes' certificates with them.
+func (r *runner) keepHouse(ctx context.Context) error {
+	signer := nodecerts.Config{Client: r.loopback, Authority: r.certs.Authority, Addresses: func(ctx context.Context, name string) ([]corev1.NodeAddress, error) {
+		node, err := r.bound.node(ctx, name)
+		return node.Status.Addresses, err
+	}}
+	return housekeeping.Run(ctx, housekeeping.Config{
+		Client: r.loopback, RootCA: r.certs.CertPEM(), Identity: r.identity(),
+		More: []func(context.Context) error{func(ctx context.Context) error { return nodecerts.Run(ctx, signer) }},
+	})
 }
 
 // untilDone drops the error of work that was cut short by the end of the context.
@@ -103,7 +175,7 @@ const renewPeriod = time.Hour
 
 // renewCertificates keeps the certificates on disk fresh. The API server and clients of the kubeconfigs
 // follow the files; a failure, such as a full disk, is logged and tried again.
-func renewCertificates(ctx context.Context, config *Config, certs *pki.PKI) error {
+func (r *runner) renewCertificates(ctx context.Context) error {
 	log := klog.FromContext(ctx)
 	for ticker := time.NewTicker(renewPeriod); ; {
 		select {
@@ -111,10 +183,10 @@ func renewCertificates(ctx context.Context, config *Config, certs *pki.PKI) erro
 			ticker.Stop()
 			return nil
 		case now := <-ticker.C:
-			renewed, err := certs.Renew(now)
+			renewed, err := r.certs.Renew(now)
 			if len(renewed) > 0 {
 				log.Info("Renewed certificates", "names", renewed)
-				_, kubeconfigErr := writeKubeconfigs(config, certs)
+				_, kubeconfigErr := writeKubeconfigs(r.config, r.certs)
 				err = errors.Join(err, kubeconfigErr)
 			}
 			if err != nil {
@@ -126,23 +198,25 @@ func renewCertificates(ctx context.Context, config *Config, certs *pki.PKI) erro
 
 // bootstrap brings a serving API server to ready. The kinds do not wait for all of it: its default roles
 // take the longest, and the loopback identity needs none.
-func bootstrap(ctx context.Context, config *Config, loopback *rest.Config) error {
-	client := rest.CopyConfig(loopback)
-	client.QPS = -1 // a few dozen requests, once
+func (r *runner) bootstrap(ctx context.Context) error {
+	client := rest.CopyConfig(r.loopback)
 	client.ContentType = ""
 	if err := waitFor(ctx, client, "/apis/apiextensions.k8s.io/v1"); err != nil {
 		return err
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return waitFor(groupCtx, client, "/readyz") })
+	group.Go(func() error { return waitFor(groupCtx, client, "/readyz", bootstrapCheck) })
 	group.Go(func() error {
-		if err := applyCRDs(groupCtx, client, config.CRDs, len(config.EtcdServers) == 0); err != nil {
+		if err := applyCRDs(groupCtx, client, r.config.CRDs, r.alone()); err != nil {
 			return err
 		}
-		return waitDiscovery(groupCtx, client, config.CRDs)
+		return waitDiscovery(groupCtx, client, r.config.CRDs)
 	})
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return applyObjects(ctx, client, config.Objects)
+	if err := applyObjects(ctx, client, r.config.Objects); err != nil {
+		return err
+	}
+	return ensureToken(ctx, client, r.config.serverDir("token"), r.certs.Certificate())
 }

@@ -34,7 +34,6 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
-	"drayage.dev/controlplane/pki"
 	_ "drayage.dev/controlplane/quiet" // silences a logger, see there
 )
 
@@ -47,9 +46,9 @@ const serviceAccountIssuer = "https://kubernetes.default.svc.cluster.local"
 
 // newServer assembles the chain of API servers: aggregator, Kubernetes' generic groups with Config's groups
 // beside them, and the kinds that are defined by objects.
-func newServer(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string) (*aggregatorapiserver.APIAggregator, error) {
-	bound := &boundObjects{}
-	opts, err := serverOptions(ctx, config, certs, etcdServers, bound)
+func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggregator, error) {
+	config, bound := r.config, &r.bound
+	opts, err := r.serverOptions(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +92,8 @@ func newServer(ctx context.Context, config *Config, certs *pki.PKI, etcdServers 
 	if err != nil {
 		return nil, err
 	}
-	deps := Deps{Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: certs.CAFile()}
-	deps.ClientCertFile, deps.ClientKeyFile = certs.ClientFiles(apiserverClient)
+	deps := Deps{Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: r.certs.CAFile()}
+	deps.ClientCertFile, deps.ClientKeyFile = r.certs.ClientFiles(apiserverClient)
 	if err := installGroups(ctx, config.APIGroups, nativeServer.GenericAPIServer, deps, priorities); err != nil {
 		return nil, err
 	}
@@ -127,9 +126,10 @@ func newNativeServer(config controlplaneapiserver.CompletedConfig, next generica
 	return server, nil
 }
 
-func serverOptions(ctx context.Context, config *Config, certs *pki.PKI, etcdServers []string, bound *boundObjects) (options.CompletedOptions, error) {
+func (r *runner) serverOptions(ctx context.Context) (options.CompletedOptions, error) {
+	config, certs := r.config, r.certs
 	opts := options.NewOptions()
-	opts.Etcd.StorageConfig.Transport.ServerList = etcdServers
+	opts.Etcd.StorageConfig.Transport.ServerList = r.etcdServers
 
 	serving := opts.SecureServing
 	serving.BindAddress, serving.BindPort, serving.Listener = net.ParseIP(config.BindAddress), config.Port, config.Listener
@@ -141,7 +141,7 @@ func serverOptions(ctx context.Context, config *Config, certs *pki.PKI, etcdServ
 	authn.BootstrapToken.Enable = true
 	authn.ServiceAccounts.Issuers = []string{serviceAccountIssuer}
 	authn.ServiceAccounts.KeyFiles = []string{certs.ServiceAccountKey()}
-	authn.ServiceAccounts.OptionalTokenGetter = bound.tokenGetter
+	authn.ServiceAccounts.OptionalTokenGetter = r.bound.tokenGetter
 	opts.ServiceAccountSigningKeyFile = certs.ServiceAccountKey()
 	opts.Authorization.Modes = []string{"RBAC"}
 

@@ -15,8 +15,10 @@ import (
 	"path/filepath"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/keyutil"
+	"k8s.io/kubernetes/pkg/controller/certificates/authority"
 )
 
 const (
@@ -46,7 +48,7 @@ type Identity struct {
 }
 
 // CertPEM returns the authority's certificate.
-func (a *Authority) CertPEM() []byte { return certPEM(a.cert.Raw) }
+func (a *Authority) CertPEM() []byte { return CertPEM(a.cert) }
 
 // Certificate returns the authority's certificate. It must not be changed.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
@@ -100,7 +102,7 @@ func (a *Authority) issue(template *x509.Certificate, now time.Time) (cert, key 
 	if key, err = keyutil.MarshalPrivateKeyToPEM(private); err != nil {
 		return nil, nil, fmt.Errorf("encoding the key of %q: %w", template.Subject.CommonName, err)
 	}
-	return certPEM(der), key, nil
+	return encodeCert(der), key, nil
 }
 
 // ensureAuthority loads the authority from dir, or makes it where there is none. Half an authority is an
@@ -139,7 +141,7 @@ func ensureAuthority(dir string) (*Authority, error) {
 	}
 	// The key is on disk before the certificate: a crash between the two leaves a key without a
 	// certificate, which the next start completes.
-	if err := writeFile(certFile, certPEM(der), 0o644); err != nil {
+	if err := WriteFile(certFile, encodeCert(der), 0o644); err != nil {
 		return nil, err
 	}
 	return loadAuthority(certFile, keyFile)
@@ -173,6 +175,22 @@ func serialNumber() (*big.Int, error) {
 	return serial.Add(serial, big.NewInt(1)), nil
 }
 
-func certPEM(der []byte) []byte {
+// SignRequest signs a certificate request (DER) for the given usages. It takes over subject and names as they
+// are: whoever calls has checked them. The result is PEM.
+func (a *Authority) SignRequest(request []byte, usages []certificatesv1.KeyUsage, lifetime time.Duration) ([]byte, error) {
+	signer := authority.CertificateAuthority{Certificate: a.cert, PrivateKey: a.key}
+	der, err := signer.Sign(request, authority.PermissiveSigningPolicy{
+		TTL: lifetime, Usages: usages, Backdate: backdate, Short: 8 * time.Hour,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return encodeCert(der), nil
+}
+
+// CertPEM returns a certificate as PEM.
+func CertPEM(cert *x509.Certificate) []byte { return encodeCert(cert.Raw) }
+
+func encodeCert(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/util/keyutil"
 )
 
-// writeFile replaces a file in one step, so that a reader or a crash sees the old or the new one whole.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
+// WriteFile replaces a file in one step, so that a reader or a crash sees the old or the new one whole.
+func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func ensureKey(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the key %s: %w", path, err)
 	}
-	if err := writeFile(path, data, 0o600); err != nil {
+	if err := WriteFile(path, data, 0o600); err != nil {
 		return nil, err
 	}
 	return key, nil

@@ -63,7 +63,8 @@ func (p *PKI) Renew(now time.Time) (renewed []string, err error) {
 	if !p.fresh(p.ServingCert(), p.ServingKey(), now, p.servingFits) {
 		cert, key, err := p.issueServing("drayage-apiserver", p.config.DNSNames, p.config.IPs)
 		if err == nil {
-			err = p.writePair(p.ServingCert(), p.ServingKey(), cert, key)
+			// The authority goes along, so that a joining machine can see what its token pins.
+			err = p.writePair(p.ServingCert(), p.ServingKey(), append(cert, p.CertPEM()...), key)
 		}
 		if err != nil {
 			return renewed, err
@@ -152,10 +153,10 @@ func (p *PKI) servingFits(cert *x509.Certificate) bool {
 // writePair replaces a certificate and its key. A reader in between sees two that do not belong together
 // and keeps what it had until both are there.
 func (p *PKI) writePair(certFile, keyFile string, cert, key []byte) error {
-	if err := writeFile(keyFile, key, 0o600); err != nil {
+	if err := WriteFile(keyFile, key, 0o600); err != nil {
 		return err
 	}
-	if err := writeFile(certFile, cert, 0o644); err != nil {
+	if err := WriteFile(certFile, cert, 0o644); err != nil {
 		return fmt.Errorf("writing the certificate: %w", err)
 	}
 	return nil
