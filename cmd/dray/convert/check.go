@@ -78,7 +78,9 @@ func (offline) PriorityClass(_ context.Context, name string) (*schedulingv1.Prio
 	return &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil
 }
 
-func (offline) DefaultPriorityClass(context.Context) (*schedulingv1.PriorityClass, error) { return nil, nil }
+func (offline) DefaultPriorityClass(context.Context) (*schedulingv1.PriorityClass, error) {
+	return nil, nil
+}
 
 func (offline) ServiceAccount(_ context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
 	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}, nil

@@ -1,0 +1,13 @@
+package delete_test
+
+import (
+	"testing"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+)
+
+func TestDelete(t *testing.T) {
+	RegisterFailHandler(Fail)
+	RunSpecs(t, "cmd/dray/delete")
+}
