@@ -4,11 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,7 +34,7 @@ func (r Ruleset) Ensure(ns *Namespace) error {
 	if err != nil {
 		return err
 	}
-	if r.present(conn, mark) {
+	if r.present(ns, mark) {
 		return nil
 	}
 	// Deleting a table that is not there is an error, so it is made first.
@@ -72,27 +72,81 @@ func (r Ruleset) fingerprint() (string, error) {
 }
 
 // present tells whether the kernel's table has the fingerprint, every chain, and as many rules in each.
-func (r Ruleset) present(conn *nftables.Conn, mark string) bool {
-	chains, err := conn.ListChainsOfTableFamily(r.Table.Family)
+func (r Ruleset) present(ns *Namespace, mark string) bool {
+	found, err := CountRules(ns, r.Table)
 	if err != nil {
 		return false
 	}
-	found := map[string]bool{}
-	for _, chain := range chains {
-		if chain.Table.Name == r.Table.Name {
-			found[chain.Name] = true
-		}
-	}
-	if !found[mark] || len(found) != len(r.Chains)+1 {
+	if _, ok := found[mark]; !ok || len(found) != len(r.Chains)+1 {
 		return false
 	}
 	for _, chain := range r.Chains {
-		rules, err := conn.GetRules(r.Table, chain)
-		if err != nil || len(rules) != r.count(chain) {
+		if count, ok := found[chain.Name]; !ok || count != r.count(chain) {
 			return false
 		}
 	}
 	return true
+}
+
+// CountRules returns the number of rules of each chain of the table; nothing when there is no table.
+// It reads counts only: the library cannot decode every expression that it can write.
+func CountRules(ns *Namespace, table *nftables.Table) (map[string]int, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns.FD()})
+	if err != nil {
+		return nil, fmt.Errorf("opening netlink: %w", err)
+	}
+	defer conn.Close()
+	counts := map[string]int{}
+	err = dump(conn, table, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, func(chain string) {
+		counts[chain] = 0
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing chains: %w", err)
+	}
+	err = dump(conn, table, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, func(chain string) {
+		counts[chain]++
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing rules: %w", err)
+	}
+	return counts, nil
+}
+
+// dump lists objects of one kind and calls each with the chain attribute of those in the table.
+func dump(conn *netlink.Conn, table *nftables.Table, kind, tableType, chainType uint16, each func(string)) error {
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: []byte{byte(table.Family), unix.NFNETLINK_V0, 0, 0},
+	})
+	if err != nil {
+		return err
+	}
+	for _, reply := range replies {
+		attributes, err := netlink.NewAttributeDecoder(reply.Data[4:])
+		if err != nil {
+			return err
+		}
+		var ours bool
+		var chain string
+		for attributes.Next() {
+			switch attributes.Type() {
+			case tableType:
+				ours = attributes.String() == table.Name
+			case chainType:
+				chain = attributes.String()
+			}
+		}
+		if err := attributes.Err(); err != nil {
+			return err
+		}
+		if ours {
+			each(chain)
+		}
+	}
+	return nil
 }
 
 func (r Ruleset) count(chain *nftables.Chain) int {
@@ -103,9 +157,4 @@ func (r Ruleset) count(chain *nftables.Chain) int {
 		}
 	}
 	return count
-}
-
-// Gone tells whether an error says that the kernel does not have the object.
-func Gone(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV)
 }

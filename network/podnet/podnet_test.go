@@ -136,7 +136,7 @@ var _ = Describe("Manager", func() {
 				} else {
 					Expect(err).To(MatchError(syscall.EHOSTUNREACH), address)
 				}
-				Expect(time.Since(start)).To(BeNumerically("<", time.Second))
+				Expect(time.Since(start)).To(BeNumerically("<", 4*time.Second))
 				if from == lab.Namespace {
 					_, _, err = from.Ask("udp", address)
 					Expect(err).To(HaveOccurred(), address)

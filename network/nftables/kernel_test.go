@@ -1,0 +1,197 @@
+package nftables_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"net"
+
+	"drayage.dev/network/kernel"
+	"drayage.dev/network/netlab"
+	"drayage.dev/network/spec"
+)
+
+type asker struct{ conn net.Conn }
+
+func (a asker) Ask() (string, error) {
+	name, _, err := netlab.AskOn(a.conn)
+	return name, err
+}
+
+// dump is the table as the nft command shows it, apart from what only clients' visits change. With
+// handles it shows whether anything was written anew.
+func dump(ns *netlab.Namespace, arguments ...string) string {
+	GinkgoHelper()
+	output, err := exec.Command("nsenter", append([]string{"--net=" + ns.Path, "nft"},
+		append(arguments, "list", "table", "ip", kernel.ServiceTable)...)...).CombinedOutput()
+	Expect(err).NotTo(HaveOccurred(), string(output))
+	return string(output)
+}
+
+var elementSeparator = regexp.MustCompile(`,\s*`)
+
+// sorted makes two dumps comparable: the kernel lists elements and chains in any order.
+func sorted(dump string) []string {
+	lines := strings.Split(elementSeparator.ReplaceAllString(strings.ReplaceAll(dump, "elements = {", "elements = {\n"), "\n"), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(lines[i]), "}"))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+var _ = Describe("The kernel's table", func() {
+	sample := func() spec.Changes {
+		return spec.Changes{
+			key("10.96.0.20:80", tcp):   frontend(netip.MustParseAddrPort("10.244.3.2:8080"), netip.MustParseAddrPort("10.244.3.3:8080")),
+			key("10.96.0.21:53", udp):   {Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.4.2:53")}, Affinity: 3 * time.Hour},
+			key("192.0.2.1:30080", tcp): {Masquerade: true, Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.3.2:8080")}},
+			key("10.96.0.22:80", tcp):   {},
+		}
+	}
+
+	It("is taken over by the next process without being touched", func() {
+		w := newWorld()
+		w.apply(sample())
+		before := dump(w.Namespace, "-a")
+		next := w.open()
+		changed, err := next.Sync(sample())
+		Expect(err).NotTo(HaveOccurred())
+		Expect(changed).To(BeFalse())
+		Expect(dump(w.Namespace, "-a")).To(Equal(before))
+
+		By("and brought up to date where something changed meanwhile")
+		desired := sample()
+		delete(desired, key("10.96.0.22:80", tcp))
+		desired[key("10.96.0.20:80", tcp)] = frontend(netip.MustParseAddrPort("10.244.3.3:8080"))
+		changed, err = next.Sync(desired)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(changed).To(BeTrue())
+		other := newWorld()
+		other.apply(desired)
+		Expect(sorted(dump(w.Namespace))).To(Equal(sorted(dump(other.Namespace))))
+	})
+
+	DescribeTable("is repaired after somebody else's change", func(command string) {
+		w := newWorld()
+		w.apply(sample())
+		before := dump(w.Namespace)
+		touched, err := w.table.Touched()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(touched).To(BeFalse())
+		output, err := exec.Command("nsenter", "--net="+w.Path, "nft", command).CombinedOutput()
+		Expect(err).NotTo(HaveOccurred(), string(output))
+		touched, err = w.table.Touched()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(touched).To(BeTrue())
+		changed, err := w.table.Sync(sample())
+		Expect(err).NotTo(HaveOccurred())
+		Expect(changed).To(BeTrue())
+		Expect(sorted(dump(w.Namespace))).To(Equal(sorted(before)))
+		touched, err = w.table.Touched()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(touched).To(BeFalse())
+	},
+		Entry("flush ruleset", "flush ruleset"),
+		Entry("an element", "delete element ip drayage-services svc { 10.96.0.20 . tcp . 80 }"),
+		Entry("a map's content", "flush map ip drayage-services ep"),
+		Entry("a rule", "flush chain ip drayage-services prerouting"),
+		Entry("a shape's rule", "flush chain ip drayage-services m2"),
+		Entry("a foreign chain", "add chain ip drayage-services foreign"),
+		Entry("a foreign element", "add element ip drayage-services hairpin { 10.96.0.99 . 10.96.0.99 }"),
+	)
+
+	It("comes to the same whichever way it went", func() {
+		random := rand.New(rand.NewPCG(uint64(GinkgoRandomSeed()), 7))
+		w := newWorld()
+		state := map[spec.Key]*spec.Frontend{}
+		for range 25 {
+			for range 20 {
+				changes := spec.Changes{}
+				for range 1 + random.IntN(4) {
+					changes[randomKey(random)] = randomFrontend(random)
+				}
+				w.apply(changes)
+				for k, f := range changes {
+					if f == nil {
+						delete(state, k)
+					} else {
+						state[k] = f
+					}
+				}
+			}
+			fresh := newWorld()
+			_, err := fresh.table.Sync(state)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(sorted(dump(w.Namespace))).To(Equal(sorted(dump(fresh.Namespace))))
+			changed, err := w.open().Sync(state)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(changed).To(BeFalse())
+		}
+	})
+
+	It("holds ten thousand services with ten endpoints, and changes one of them in no time", func() {
+		w := newWorld()
+		desired := spec.Changes{}
+		for i := range 10_000 {
+			f := &spec.Frontend{}
+			for j := range 10 {
+				f.Slots = append(f.Slots, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(i % 250), byte(j + 1)}), 8080))
+			}
+			desired[key(fmt.Sprintf("10.96.%d.%d:80", i/250, i%250+1), tcp)] = f
+		}
+		start := time.Now()
+		_, err := w.table.Sync(desired)
+		Expect(err).NotTo(HaveOccurred())
+		AddReportEntry("full sync", time.Since(start))
+		Expect(time.Since(start)).To(BeNumerically("<", 5*time.Second))
+		k := key("10.96.7.7:80", tcp)
+		start = time.Now()
+		const rounds = 100
+		for i := range rounds {
+			f := *desired[k]
+			f.Slots = slices.Clone(f.Slots)
+			f.Slots[i%10] = netip.MustParseAddrPort(fmt.Sprintf("10.244.9.%d:8080", i+1))
+			w.apply(spec.Changes{k: &f})
+		}
+		AddReportEntry("one endpoint", time.Since(start)/rounds)
+		Expect(time.Since(start) / rounds).To(BeNumerically("<", 20*time.Millisecond))
+		start = time.Now()
+		_, err = w.open().Sync(desired)
+		Expect(err).NotTo(HaveOccurred())
+		AddReportEntry("takeover", time.Since(start))
+	})
+})
+
+func randomKey(random *rand.Rand) spec.Key {
+	return spec.Key{
+		Addr:  netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + random.IntN(6))}),
+		Proto: []uint8{tcp, udp}[random.IntN(2)], Port: uint16(80 + random.IntN(2)),
+	}
+}
+
+func randomFrontend(random *rand.Rand) *spec.Frontend {
+	if random.IntN(4) == 0 {
+		return nil
+	}
+	f := &spec.Frontend{Masquerade: random.IntN(3) == 0}
+	if random.IntN(3) == 0 {
+		f.Affinity = time.Duration(1+random.IntN(2)) * time.Hour
+	}
+	for i := range random.IntN(5) {
+		address := netip.AddrFrom4([4]byte{10, 244, 3, byte(2 + 3*i + random.IntN(3))})
+		f.Slots = append(f.Slots, netip.AddrPortFrom(address, 8080))
+		if random.IntN(2) == 0 {
+			f.Local = append(f.Local, address)
+		}
+	}
+	return f
+}

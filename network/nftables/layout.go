@@ -1,0 +1,336 @@
+package nftables
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"drayage.dev/network/kernel"
+	"drayage.dev/network/spec"
+)
+
+// Names of the sets in the table.
+const (
+	setServices  = "svc"
+	setShapes    = "shapes"
+	setEndpoints = "ep"
+	setNames     = "names"
+	setAffinity  = "affinity"
+	setHairpin   = "hairpin"
+)
+
+// maxClients bounds how many clients' affinities the kernel remembers; further ones are spread as if
+// there were no affinity.
+const maxClients = 1 << 18
+
+// Registers of 32 bits, 16 of them in a row: concatenated keys are loaded into neighbours.
+const reg0 = unix.NFT_REG32_00
+
+// masqueradeMark is the bit of the packet mark that stands between the choice of an endpoint and the
+// masquerade. NAT chains see a connection's first packet only, so no other packet carries it.
+const masqueradeMark = 0x2000
+
+// shape is all that the rules of a frontend depend on, so frontends of one shape share a chain.
+type shape struct {
+	slots      int
+	affinity   time.Duration
+	masquerade bool
+}
+
+func shapeOf(f *spec.Frontend) shape {
+	s := shape{slots: min(len(f.Slots), spec.MaxSlots)}
+	if s.slots > 0 {
+		s.affinity, s.masquerade = f.Affinity, f.Masquerade
+	}
+	return s
+}
+
+// code is the shape as the svc map holds it: slots in the lower 14 bits, seconds of affinity in the
+// next 17, masquerade in the highest.
+func (s shape) code() uint32 {
+	code := uint32(s.affinity/time.Second)<<14 | uint32(s.slots)
+	if s.masquerade {
+		code |= 1 << 31
+	}
+	return code
+}
+
+func shapeOfCode(code uint32) shape {
+	return shape{
+		slots: int(code & spec.MaxSlots), affinity: time.Duration(code<<1>>15) * time.Second, masquerade: code>>31 == 1,
+	}
+}
+
+func (s shape) chain() string {
+	if s.slots == 0 {
+		return "refuse"
+	}
+	name := fmt.Sprintf("m%d", s.slots)
+	if s.affinity > 0 {
+		name += fmt.Sprintf("-a%d", int(s.affinity/time.Second))
+	}
+	if s.masquerade {
+		name += "-masq"
+	}
+	return name
+}
+
+// layout is the table's objects, without elements.
+type layout struct {
+	table  *nftables.Table
+	sets   map[string]*nftables.Set
+	chains map[string]*nftables.Chain
+	rules  []*nftables.Rule
+}
+
+func newLayout() *layout {
+	table := &nftables.Table{Name: kernel.ServiceTable, Family: nftables.TableFamilyIPv4}
+	// Numbers pass from rule to rule in the packet's priority, so they have its type.
+	address, proto, port, number := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeClassID
+	numbered := nftables.MustConcatSetType(address, proto, port, number)
+	l := &layout{table: table, sets: map[string]*nftables.Set{}, chains: map[string]*nftables.Chain{}}
+	for _, set := range []*nftables.Set{
+		{Name: setServices, IsMap: true, KeyType: nftables.MustConcatSetType(address, proto, port), DataType: number},
+		{Name: setShapes, IsMap: true, KeyType: number, DataType: nftables.TypeVerdict},
+		{Name: setEndpoints, IsMap: true, KeyType: numbered, DataType: nftables.MustConcatSetType(address, port)},
+		{Name: setNames, IsMap: true, KeyType: numbered, DataType: number},
+		{Name: setAffinity, IsMap: true, HasTimeout: true, Dynamic: true, Size: maxClients, DataType: number,
+			KeyType: nftables.MustConcatSetType(address, address, proto, port)},
+		{Name: setHairpin, KeyType: nftables.MustConcatSetType(address, address)},
+	} {
+		set.Table = table
+		l.sets[set.Name] = set
+	}
+	l.addBase("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, dispatch()...)
+	l.addBase("output", nftables.ChainHookOutput, nftables.ChainPriorityNATDest, dispatch()...)
+	l.addBase("postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, hairpin(), masquerade())
+	mark := l.fingerprint()
+	l.chains[mark] = &nftables.Chain{Name: mark, Table: table}
+	return l
+}
+
+// fingerprint names the layout: a table of another one, which an older or newer version left, is built
+// anew. It stands in the kernel as the name of an empty chain.
+func (l *layout) fingerprint() string {
+	sum := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(l.sets)) {
+		set := l.sets[name]
+		fmt.Fprintf(sum, "%s %s %s %d\n", name, set.KeyType.Name, set.DataType.Name, set.Size)
+	}
+	rules := slices.Clone(l.rules)
+	for _, sample := range []shape{{}, {slots: 2, affinity: time.Hour, masquerade: true}} {
+		for _, exprs := range sample.rules() {
+			rules = append(rules, &nftables.Rule{Exprs: exprs})
+		}
+	}
+	for _, rule := range rules {
+		for _, e := range rule.Exprs {
+			// What cannot be encoded fails when it is to be written.
+			encoded, _ := expr.Marshal(byte(l.table.Family), e)
+			sum.Write(encoded)
+		}
+	}
+	return "is-" + hex.EncodeToString(sum.Sum(nil)[:8])
+}
+
+func (l *layout) addBase(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority, rules ...[]expr.Any) {
+	accept := nftables.ChainPolicyAccept
+	l.chains[name] = &nftables.Chain{
+		Name: name, Table: l.table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: priority, Policy: &accept,
+	}
+	for _, exprs := range rules {
+		l.rules = append(l.rules, &nftables.Rule{Table: l.table, Chain: l.chains[name], Exprs: exprs})
+	}
+}
+
+// ruleCount is how many rules a base chain has.
+func (l *layout) ruleCount(chain string) int {
+	count := 0
+	for _, rule := range l.rules {
+		if rule.Chain.Name == chain {
+			count++
+		}
+	}
+	return count
+}
+
+// loadFrontend loads destination address, protocol and port into three registers from first on.
+func loadFrontend(first uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + 1},
+		&expr.Payload{DestRegister: first + 2, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}
+}
+
+func loadSource(register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4}
+}
+
+// lookup finds the key that begins at register and loads what the map has for it, or breaks the rule off.
+func lookup(set string, key, value uint32) expr.Any {
+	return &expr.Lookup{SetName: set, SourceRegister: key, DestRegister: value, IsDestRegSet: true}
+}
+
+// The packet's priority is the one place where a rule can leave a number for the next rule without
+// touching marks, which belong to the host's administrator. The kernel sets the priority of forwarded
+// packets anew afterwards. (A rule could go from one map to the next through a register, but nft 1.0.6
+// aborts when it is to list such a rule.)
+
+func setNumber(register uint32) expr.Any {
+	return &expr.Meta{Key: expr.MetaKeyPRIORITY, SourceRegister: true, Register: register}
+}
+
+func loadNumber(register uint32) expr.Any {
+	return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: register}
+}
+
+// dispatch leads packets to frontends to their shapes' chains.
+func dispatch() [][]expr.Any {
+	return [][]expr.Any{
+		append(loadFrontend(reg0), lookup(setServices, reg0, reg0), setNumber(reg0),
+			loadNumber(reg0), lookup(setShapes, reg0, unix.NFT_REG_VERDICT)),
+	}
+}
+
+// hairpin masquerades what a pod sends to itself by way of a service.
+func hairpin() []expr.Any {
+	return []expr.Any{
+		loadSource(reg0),
+		&expr.Payload{DestRegister: reg0 + 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Lookup{SetName: setHairpin, SourceRegister: reg0}, &expr.Masq{},
+	}
+}
+
+func masquerade() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0},
+		bits(reg0, masqueradeMark, 0),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: kernel.NativeUint32(masqueradeMark)}, &expr.Masq{},
+	}
+}
+
+// bits keeps the bits of mask and turns those of flip over.
+func bits(register, mask, flip uint32) expr.Any {
+	return &expr.Bitwise{
+		SourceRegister: register, DestRegister: register, Len: 4,
+		Mask: kernel.NativeUint32(mask), Xor: kernel.NativeUint32(flip),
+	}
+}
+
+func random(register uint32, slots int) expr.Any {
+	return &expr.Numgen{Register: register, Modulus: uint32(slots), Type: unix.NFT_NG_RANDOM}
+}
+
+// dnat sends the connection to the endpoint that the ep map has for the frontend and the number in the
+// four registers from key on.
+func dnat(key uint32) []expr.Any {
+	return []expr.Any{
+		lookup(setEndpoints, key, reg0),
+		&expr.NAT{
+			Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
+			RegAddrMin: reg0, RegProtoMin: reg0 + 1, Specified: true,
+		},
+	}
+}
+
+// rules of the shape's chain.
+func (s shape) rules() [][]expr.Any {
+	if s.slots == 0 {
+		return [][]expr.Any{
+			{
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{unix.IPPROTO_TCP}},
+				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+			},
+			{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable}},
+		}
+	}
+	var rules [][]expr.Any
+	if s.masquerade {
+		rules = append(rules, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0},
+			bits(reg0, ^uint32(masqueradeMark), masqueradeMark),
+			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg0},
+		})
+	}
+	if s.affinity > 0 {
+		rules = append(rules, s.affinityRules()...)
+	}
+	return append(rules, append(append(loadFrontend(reg0), random(reg0+3, s.slots)), dnat(reg0)...))
+}
+
+const icmpPortUnreachable = 3
+
+// affinityRules send a known client to where it was before while that still serves; else they forget
+// what was known, choose, and remember. Where nothing can be remembered, because the map is full, the
+// rule behind them chooses. Endpoints are known by name (see endpointName), not by slot, so that other
+// endpoints may come and go.
+func (s shape) affinityRules() [][]expr.Any {
+	client := func() []expr.Any { return append([]expr.Any{loadSource(reg0)}, loadFrontend(reg0+1)...) }
+	affinity := func(operation uint32) expr.Any {
+		return &expr.Dynset{
+			SetName: setAffinity, Operation: operation, SrcRegKey: reg0, SrcRegData: reg0 + 4, Timeout: s.affinity,
+		}
+	}
+	named := func() []expr.Any { return append(append(loadFrontend(reg0), loadNumber(reg0+3)), dnat(reg0)...) }
+	return [][]expr.Any{
+		{&expr.Immediate{Register: reg0, Data: kernel.NativeUint32(nameless)}, setNumber(reg0)},
+		append(client(), lookup(setAffinity, reg0, reg0), setNumber(reg0)),
+		// Seen again: the time counts from here. If the endpoint is gone this is undone below.
+		{
+			loadNumber(reg0 + 4), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg0 + 4, Data: kernel.NativeUint32(nameless)},
+			loadSource(reg0), loadFrontend(reg0 + 1)[0], loadFrontend(reg0 + 1)[1], loadFrontend(reg0 + 1)[2],
+			affinity(unix.NFT_DYNSET_OP_UPDATE),
+		},
+		named(),
+		append(append(client(), loadNumber(reg0+4)), affinity(dynsetDelete)),
+		append(append(loadFrontend(reg0), random(reg0+3, s.slots)), lookup(setNames, reg0, reg0), setNumber(reg0)),
+		append(append(client(), loadNumber(reg0+4)), affinity(unix.NFT_DYNSET_OP_UPDATE)),
+		named(),
+	}
+}
+
+// dynsetDelete is NFT_DYNSET_OP_DELETE (Linux 5.12), which x/sys/unix lacks.
+const dynsetDelete = 2
+
+// nameless is no endpoint's name and no slot's number.
+const nameless = 1<<32 - 1
+
+// endpointName is the number by which affinity remembers an endpoint: its address. It is larger than
+// any slot's number, so both may stand in one map.
+func endpointName(endpoint netip.AddrPort) uint32 {
+	four := endpoint.Addr().As4()
+	return binary.BigEndian.Uint32(four[:])
+}
+
+// Encodings of keys and values, as the registers hold them: addresses and ports in network order, each
+// field padded to four bytes.
+
+func appendAddress(b []byte, address netip.Addr) []byte {
+	four := address.As4()
+	return append(b, four[:]...)
+}
+
+func appendPort(b []byte, port uint16) []byte {
+	return append(binary.BigEndian.AppendUint16(b, port), 0, 0)
+}
+
+func appendKey(b []byte, key spec.Key) []byte {
+	return appendPort(append(appendAddress(b, key.Addr), key.Proto, 0, 0, 0), key.Port)
+}
+
+func appendEndpoint(b []byte, endpoint netip.AddrPort) []byte {
+	return appendPort(appendAddress(b, endpoint.Addr()), endpoint.Port())
+}
+
+func appendNative(b []byte, value uint32) []byte { return binary.NativeEndian.AppendUint32(b, value) }

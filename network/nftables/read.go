@@ -1,0 +1,96 @@
+package nftables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"drayage.dev/network/kernel"
+)
+
+// read returns the elements and shapes that the kernel holds. whole is false when the table is not
+// there or is not of this layout: then it has to be built anew.
+func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
+	chains, err := kernel.CountRules(t.ns, t.layout.table)
+	if err != nil || len(chains) == 0 {
+		return nil, nil, false, err
+	}
+	for name := range t.layout.chains {
+		if count, ok := chains[name]; !ok || count != t.layout.ruleCount(name) {
+			return nil, nil, false, nil
+		}
+		delete(chains, name)
+	}
+	sets, err := t.conn.GetSets(t.layout.table)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("listing sets: %w", err)
+	}
+	if len(sets) != len(t.layout.sets) {
+		return nil, nil, false, nil
+	}
+	is = elements{}
+	for _, found := range sets {
+		set := t.layout.sets[found.Name]
+		if set == nil || set.IsMap != found.IsMap {
+			return nil, nil, false, nil
+		}
+		if set.Name == setAffinity {
+			continue
+		}
+		list, err := t.conn.GetSetElements(set)
+		if err != nil {
+			return nil, nil, false, fmt.Errorf("reading set %s: %w", set.Name, err)
+		}
+		for _, e := range list {
+			if set.Name == setShapes {
+				shapes = append(shapes, shapeOfCode(binary.NativeEndian.Uint32(e.Key)))
+				continue
+			}
+			is[element{set.Name, string(e.Key)}] = string(e.Val)
+		}
+	}
+	// What is left of the chains are the shapes', each with its rules.
+	if len(chains) != len(shapes) || slices.ContainsFunc(shapes, func(sh shape) bool {
+		count, ok := chains[sh.chain()]
+		return !ok || count != len(sh.rules())
+	}) {
+		return nil, nil, false, nil
+	}
+	return is, shapes, true, nil
+}
+
+// readGeneration asks the kernel for the number that every commit to any table raises.
+func (t *Table) readGeneration() (uint32, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.ns.FD()})
+	if err != nil {
+		return 0, fmt.Errorf("opening netlink: %w", err)
+	}
+	defer conn.Close()
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: netlink.Request,
+		},
+		Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("reading the ruleset's generation: %w", err)
+	}
+	for _, reply := range replies {
+		attributes, err := netlink.NewAttributeDecoder(reply.Data[4:])
+		if err != nil {
+			return 0, fmt.Errorf("reading the ruleset's generation: %w", err)
+		}
+		attributes.ByteOrder = binary.BigEndian
+		for attributes.Next() {
+			if attributes.Type() == unix.NFTA_GEN_ID {
+				return attributes.Uint32(), nil
+			}
+		}
+	}
+	return 0, errors.New("reading the ruleset's generation: the kernel gave none")
+}

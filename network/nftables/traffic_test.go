@@ -1,0 +1,173 @@
+package nftables_test
+
+import (
+	"net/netip"
+	"syscall"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"drayage.dev/network/netlab"
+	"drayage.dev/network/spec"
+)
+
+var _ = Describe("Traffic", func() {
+	const service = "10.96.0.20:80"
+
+	It("spreads connections of pods and the node over the slots, TCP and UDP", func() {
+		w := newWorld()
+		client, _ := w.pod("client")
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		w.apply(spec.Changes{
+			key(service, tcp): frontend(one, two),
+			key(service, udp): frontend(one, two),
+		})
+		for _, network := range []string{"tcp", "udp"} {
+			for _, from := range []*netlab.Namespace{client, w.Namespace} {
+				count := answers(from, network, service, 40)
+				Expect(count["one"] + count["two"]).To(Equal(40))
+				Expect(count["one"]).To(BeNumerically(">", 4))
+				Expect(count["two"]).To(BeNumerically(">", 4))
+			}
+		}
+		By("keeping the client's address")
+		_, source, err := client.Ask("tcp", service)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(source).To(HavePrefix("10.244.3."))
+		_, source, err = w.Ask("tcp", service)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(source).To(Equal(w.Address.String()))
+	})
+
+	It("gives weights by repeated slots", func() {
+		w := newWorld()
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		w.apply(spec.Changes{key(service, tcp): {Slots: []netip.AddrPort{one, one, one, one, one, one, one, one, one, two}}})
+		count := answers(w.Namespace, "tcp", service, 200)
+		Expect(count["two"]).To(BeNumerically("~", 20, 18))
+	})
+
+	It("lets a pod reach itself", func() {
+		w := newWorld()
+		pod, address := w.pod("self")
+		w.apply(spec.Changes{key(service, tcp): frontend(address), key(service, udp): frontend(address)})
+		for _, network := range []string{"tcp", "udp"} {
+			name, source, err := pod.Ask(network, service)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(name).To(Equal("self"))
+			Expect(source).To(Equal(w.Address.String()), "a source other than itself")
+		}
+	})
+
+	It("refuses connections to a service without endpoints at once", func() {
+		w := newWorld()
+		pod, _ := w.pod("client")
+		w.apply(spec.Changes{
+			key(service, tcp): {}, key(service, udp): {},
+			key(w.Address.String()+":30080", tcp): {Masquerade: true},
+		})
+		for _, from := range []*netlab.Namespace{pod, w.Namespace} {
+			within(time.Second, func() {
+				_, err := from.Dial("tcp", service, 5*time.Second)
+				Expect(err).To(MatchError(syscall.ECONNREFUSED))
+			})
+			within(time.Second, func() {
+				_, _, err := from.Ask("udp", service)
+				Expect(err).To(Or(MatchError(syscall.ECONNREFUSED), MatchError(syscall.EPERM)))
+			})
+		}
+		_, err := w.Outside.Dial("tcp", w.Address.String()+":30080", time.Second)
+		Expect(err).To(MatchError(syscall.ECONNREFUSED))
+	})
+
+	It("serves node ports from outside, the node and pods", func() {
+		w := newWorld()
+		pod, address := w.pod("web")
+		nodePort := w.Address.String() + ":30080"
+		f := frontend(address)
+		f.Masquerade = true
+		w.apply(spec.Changes{key(nodePort, tcp): f, key(nodePort, udp): f})
+		for _, network := range []string{"tcp", "udp"} {
+			for _, from := range []*netlab.Namespace{w.Outside, w.Namespace, pod} {
+				name, source, err := from.Ask(network, nodePort)
+				Expect(err).NotTo(HaveOccurred())
+				Expect(name).To(Equal("web"))
+				Expect(source).To(Equal(w.Address.String()), "masqueraded")
+			}
+		}
+	})
+
+	It("sends a client back to where it was until that is gone", func() {
+		w := newWorld()
+		client, _ := w.pod("client")
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		_, three := w.pod("three")
+		sticky := func(slots ...netip.AddrPort) *spec.Frontend {
+			f := frontend(slots...)
+			f.Affinity = 2 * time.Second
+			return f
+		}
+		w.apply(spec.Changes{key(service, tcp): sticky(one, two, three)})
+		first, _, err := client.Ask("tcp", service)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(answers(client, "tcp", service, 30)).To(Equal(map[string]int{first: 30}))
+
+		By("taking its endpoint away")
+		all := map[string]netip.AddrPort{"one": one, "two": two, "three": three}
+		delete(all, first)
+		var rest []netip.AddrPort
+		for _, endpoint := range all {
+			rest = append(rest, endpoint)
+		}
+		w.apply(spec.Changes{key(service, tcp): sticky(rest...)})
+		second, _, err := client.Ask("tcp", service)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(second).NotTo(Equal(first))
+		Expect(answers(client, "tcp", service, 30)).To(Equal(map[string]int{second: 30}))
+
+		By("giving it back")
+		w.apply(spec.Changes{key(service, tcp): sticky(one, two, three)})
+		Expect(answers(client, "tcp", service, 30)).To(Equal(map[string]int{second: 30}))
+
+		By("forgetting after the timeout")
+		Eventually(func() map[string]int {
+			time.Sleep(2100 * time.Millisecond)
+			return answers(client, "tcp", service, 1)
+		}, 30*time.Second).ShouldNot(HaveKey(second))
+	})
+
+	It("moves UDP flows off an endpoint that is gone, and leaves TCP connections alone", func() {
+		w := newWorld()
+		client, _ := w.pod("client")
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		w.apply(spec.Changes{key(service, tcp): frontend(one), key(service, udp): frontend(one)})
+		flow, err := client.Dial("udp", service, time.Second)
+		Expect(err).NotTo(HaveOccurred())
+		defer flow.Close()
+		stream, err := client.Dial("tcp", service, time.Second)
+		Expect(err).NotTo(HaveOccurred())
+		defer stream.Close()
+		ask := func(network string) string {
+			GinkgoHelper()
+			conn := map[string]interface{ Ask() (string, error) }{"udp": asker{flow}, "tcp": asker{stream}}[network]
+			name, err := conn.Ask()
+			Expect(err).NotTo(HaveOccurred())
+			return name
+		}
+		Expect(ask("udp")).To(Equal("one"))
+		Expect(ask("tcp")).To(Equal("one"))
+		w.apply(spec.Changes{key(service, tcp): frontend(two), key(service, udp): frontend(two)})
+		Expect(ask("udp")).To(Equal("two"))
+		Expect(ask("tcp")).To(Equal("one"))
+
+		By("removing the service")
+		w.apply(spec.Changes{key(service, tcp): nil, key(service, udp): nil})
+		_, err = client.Dial("tcp", service, time.Second)
+		Expect(err).To(MatchError(syscall.EHOSTUNREACH))
+	})
+})
