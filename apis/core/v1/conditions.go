@@ -1,0 +1,39 @@
+package v1
+
+// Conditions of Services. Both have their writer in the service controller.
+const (
+	// ServiceReady says that the service has every address and port that it needs.
+	ServiceReady = "Ready"
+	// ServiceStalled says that the service cannot become ready unless somebody changes it, or another
+	// service gives up what it asks for.
+	ServiceStalled = "Stalled"
+)
+
+// Reasons of a Service's conditions, and of the events that go with them.
+const (
+	// ServiceAllocated says that every address and port is the service's own.
+	ServiceAllocated = "Allocated"
+	// ServiceAddressPending says that a load balancer's address is still to come: no node is ready.
+	ServiceAddressPending = "AddressPending"
+	// ServiceClusterIPTaken says that a requested cluster address is another service's. Nothing answers
+	// there in this service's name.
+	ServiceClusterIPTaken = "ClusterIPTaken"
+	// ServiceClusterIPOutOfRange says that a requested cluster address is not in the service range.
+	ServiceClusterIPOutOfRange = "ClusterIPOutOfRange"
+	// ServiceClusterIPsExhausted says that the service range has no address left.
+	ServiceClusterIPsExhausted = "ClusterIPsExhausted"
+	// ServiceNodePortTaken says that a requested node port is another service's.
+	ServiceNodePortTaken = "NodePortTaken"
+	// ServiceNodePortOutOfRange says that a requested node port is not in the node port range.
+	ServiceNodePortOutOfRange = "NodePortOutOfRange"
+	// ServiceNodePortsExhausted says that no node port is left.
+	ServiceNodePortsExhausted = "NodePortsExhausted"
+)
+
+// Reasons of a Node's Ready condition where the node controller writes it, in upstream's words.
+const (
+	// NodeStatusUnknown says that the agent has stopped renewing its lease.
+	NodeStatusUnknown = "NodeStatusUnknown"
+	// NodeStatusNeverUpdated says that no agent has ever reported the node's status.
+	NodeStatusNeverUpdated = "NodeStatusNeverUpdated"
+)

@@ -1,0 +1,47 @@
+package core
+
+import (
+	"context"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/controllers/core/claims"
+	"drayage.dev/controllers/core/service"
+)
+
+// Config is what the controllers need besides a manager.
+type Config struct {
+	// ServiceCIDR is the range of cluster addresses, such as "10.96.0.0/16".
+	ServiceCIDR string
+	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
+	PodCIDR string
+}
+
+// Add adds the controllers of the core group to mgr, with the cache indexes that they share. It is to be
+// called once, before mgr starts.
+func Add(mgr ctrl.Manager, cfg Config) error {
+	if err := claims.Index(context.Background(), mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	for _, add := range []func() error{
+		func() error { return claims.AddSweeper(mgr) },
+		func() error { return service.Add(mgr, service.Config{ServiceCIDR: cfg.ServiceCIDR}) },
+	} {
+		if err := add(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CacheByObject says how the manager's cache is to hold what these controllers watch: of the cluster's
+// leases those of nodes only.
+func CacheByObject() map[client.Object]cache.ByObject {
+	return map[client.Object]cache.ByObject{
+		&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{dcorev1.NodeLeaseNamespace: {}}},
+	}
+}
