@@ -3,6 +3,8 @@ package controllers
 import (
 	"context"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -11,6 +13,8 @@ import (
 	"drayage.dev/controllers/apps/claim"
 	"drayage.dev/controllers/apps/deployment"
 	"drayage.dev/controllers/apps/replicaset"
+	"drayage.dev/controllers/core"
+	"drayage.dev/internal/admission"
 )
 
 // Config is what the controllers need besides a manager.
@@ -19,13 +23,14 @@ type Config struct {
 	ServiceCIDR string
 	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
 	PodCIDR string
-	// PreparePod completes a pod that a controller is about to create, as admission would. Nil leaves it
-	// to the API's admission.
-	PreparePod replicaset.Prepare
 }
 
 // Add adds every controller to mgr. It is to be called once, before mgr starts.
 func Add(mgr ctrl.Manager, cfg Config) error {
+	lookup := admission.NewLookup(mgr.GetClient(), mgr.GetAPIReader())
+	preparePod := func(ctx context.Context, pod *corev1.Pod) ([]string, field.ErrorList) {
+		return admission.Prepare(ctx, pod, lookup)
+	}
 	for _, kind := range []client.Object{&dcorev1.Pod{}, &dappsv1.ReplicaSet{}} {
 		if err := claim.Index(context.Background(), mgr.GetFieldIndexer(), kind); err != nil {
 			return err
@@ -33,7 +38,8 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 	}
 	for _, add := range []func() error{
 		func() error { return deployment.Add(mgr) },
-		func() error { return replicaset.Add(mgr, replicaset.Config{Prepare: cfg.PreparePod}) },
+		func() error { return replicaset.Add(mgr, replicaset.Config{Prepare: preparePod}) },
+		func() error { return core.Add(mgr, core.Config{ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR}) },
 	} {
 		if err := add(); err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"drayage.dev/controllers"
+	"drayage.dev/controllers/core"
 	"drayage.dev/internal/scheme"
 )
 
@@ -98,6 +99,7 @@ func (c Config) options(logger klog.Logger) ctrl.Options {
 		Logger: logger,
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject:         core.CacheByObject(),
 			SyncPeriod:       ptr.To[time.Duration](0),
 		},
 		Metrics:                       metricsserver.Options{BindAddress: c.MetricsBindAddress},
