@@ -202,6 +202,7 @@ var _ = Describe("The broker of pods' objects", func() {
 
 		stopping := time.Now()
 		Expect(first.Stop()).To(Succeed())
+		GinkgoWriter.Println("stopping took", time.Since(stopping))
 		Expect(time.Since(stopping)).To(BeNumerically("<", 20*time.Second), "open streams must not hold the server up")
 		Expect(broker.Secret(ctx, pod.UID, "kept")).To(HaveField("Data", HaveKeyWithValue("key", []byte("before"))))
 

@@ -72,7 +72,12 @@ func New(config Config) *Server {
 // Run serves until ctx ends; then it ends running streams and returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	logger := logr.FromContextOrDiscard(ctx).WithName("streaming")
+	// HTTP/1.1 only: every stream has a connection of its own, so that nobody who reads slowly holds up
+	// another, and upgrades need it anyway.
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
 	server := &http.Server{
+		Protocols:         protocols,
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
