@@ -2,7 +2,6 @@ package containerd
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -29,9 +28,9 @@ type Config struct {
 	RunDir string
 	// SandboxImage is the image of sandboxes. The built-in one is PauseImage.
 	SandboxImage string
-	// CNIBinDir holds dray-cni; CNISocket is what it asks.
+	// CNIBinDir holds the network's plugin; Network is the content of its configuration file.
 	CNIBinDir string
-	CNISocket string
+	Network   []byte
 	// RegistryDir holds hosts.toml files by registry (containerd's certs.d).
 	RegistryDir string
 	// Snapshotter is overlayfs when empty, or native where the kernel has no overlay filesystem.
@@ -138,18 +137,9 @@ func (c Config) write() error {
 	}); err != nil {
 		return err
 	}
-	network, err := json.MarshalIndent(map[string]any{
-		"cniVersion": "1.0.0", "name": "drayage",
-		"plugins": []any{map[string]any{
-			"type": "dray-cni", "socket": c.CNISocket, "capabilities": map[string]bool{"portMappings": true},
-		}},
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
 	return errors.Join(
 		replaceFile(c.configFile(), text.Bytes()),
-		replaceFile(filepath.Join(c.cniDir(), "10-drayage.conflist"), network),
+		replaceFile(filepath.Join(c.cniDir(), "10-drayage.conflist"), c.Network),
 	)
 }
 

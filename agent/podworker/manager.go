@@ -37,6 +37,9 @@ type Manager struct {
 	ctx context.Context
 	log logr.Logger
 
+	// held are the pods that the node held when Restore looked.
+	held map[types.UID]bool
+
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	running sync.WaitGroup
@@ -58,17 +61,13 @@ func New(config Config) *Manager {
 	return m
 }
 
-// Run takes over what runs on the node, follows the pods that source shows until ctx ends, and returns
-// when every worker has stopped. Containers go on. source must show this node's pods only.
+// Run follows the pods that source shows until ctx ends, and returns when every worker has stopped.
+// Containers go on. Restore must have returned; source must show this node's pods only.
 func (m *Manager) Run(ctx context.Context, source cache.Informer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m.ctx, m.log = ctx, logr.FromContextOrDiscard(ctx).WithName("pods")
 	m.probes = m.newProbes(ctx)
-	held, err := m.restore(ctx)
-	if err != nil {
-		return err
-	}
 	writing := make(chan struct{})
 	go func() {
 		defer close(writing)
@@ -86,7 +85,7 @@ func (m *Manager) Run(ctx context.Context, source cache.Informer) error {
 	if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		return nil
 	}
-	m.endUnknown(held)
+	m.endUnknown(m.held)
 	go wait.UntilWithContext(ctx, func(context.Context) { m.backoff.GC() }, time.Minute)
 	m.follow(events)
 	_ = source.RemoveEventHandler(registration)
@@ -109,8 +108,9 @@ func (m *Manager) newProbes(ctx context.Context) Probes {
 	})
 }
 
-// restore finds the pods that runtime, disk and cgroups hold, before anything is decided about them.
-func (m *Manager) restore(ctx context.Context) (map[types.UID]bool, error) {
+// Restore finds the pods that runtime, disk and cgroups hold, before anything is decided about them, and
+// tells the network which of them live.
+func (m *Manager) Restore(ctx context.Context) error {
 	var states []agent.PodState
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
@@ -118,7 +118,7 @@ func (m *Manager) restore(ctx context.Context) (map[types.UID]bool, error) {
 		return last == nil, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing the runtime's pods: %w", last)
+		return fmt.Errorf("listing the runtime's pods: %w", last)
 	}
 	held := map[types.UID]bool{}
 	var live []node.PodRef
@@ -130,12 +130,12 @@ func (m *Manager) restore(ctx context.Context) (map[types.UID]bool, error) {
 	}
 	if m.Network != nil {
 		if err := m.Network.Restore(ctx, live); err != nil {
-			return nil, fmt.Errorf("restoring the pods' network: %w", err)
+			return fmt.Errorf("restoring the pods' network: %w", err)
 		}
 	}
 	entries, err := os.ReadDir(m.PodsDir)
 	if err != nil && !os.IsNotExist(err) {
-		return nil, err
+		return err
 	}
 	for _, entry := range entries {
 		held[types.UID(entry.Name())] = true
@@ -143,7 +143,8 @@ func (m *Manager) restore(ctx context.Context) (map[types.UID]bool, error) {
 	for _, uid := range m.Cgroups.Pods() {
 		held[uid] = true
 	}
-	return held, nil
+	m.held = held
+	return nil
 }
 
 // endUnknown ends what the node holds under UIDs that the API does not know: pods that were deleted by
@@ -301,12 +302,17 @@ func (m *Manager) hostIPs() []string {
 	return texts
 }
 
-// Find returns a pod of this node by namespace and name, for those who stream its logs.
-func (m *Manager) Find(namespace, name string) (*corev1.Pod, bool) {
+// Pod returns a pod of this node with its status as its worker knows it, which may be ahead of the API's.
+// The result is read only.
+func (m *Manager) Pod(namespace, name string) (*corev1.Pod, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.workers {
-		if pod, _ := w.snapshot(); pod != nil && pod.Namespace == namespace && pod.Name == name {
+		if pod, status := w.shown(); pod != nil && pod.Namespace == namespace && pod.Name == name {
+			if status != nil {
+				pod = pod.DeepCopy()
+				pod.Status = *status
+			}
 			return pod, true
 		}
 	}

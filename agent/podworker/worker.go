@@ -40,6 +40,8 @@ type worker struct {
 	pod *corev1.Pod
 	// gone says that the API does not know the pod (any more).
 	gone bool
+	// latest is the status that was generated last, for those who ask.
+	latest *corev1.PodStatus
 	// settled says that the pod was admitted and takes room.
 	settled bool
 	// dirty says that volumes may be out of date.
@@ -132,6 +134,13 @@ func (w *worker) snapshot() (pod *corev1.Pod, gone bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.pod, w.gone
+}
+
+// shown returns the pod and the status that was generated last, if any.
+func (w *worker) shown() (*corev1.Pod, *corev1.PodStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pod, w.latest
 }
 
 // run takes passes until nothing of the pod is left, or ctx ends.
@@ -282,6 +291,9 @@ func (w *worker) report(p *pass) {
 		},
 	})
 	w.previous = &generated
+	w.mu.Lock()
+	w.latest = &generated
+	w.mu.Unlock()
 	w.manager.statuses.Set(w.uid, generated)
 }
 

@@ -53,8 +53,9 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	m.daemon, err = containerd.New(containerd.Config{
 		Launcher: []string{"nsenter", "--net=/run/netns/" + name},
 		DataDir:  filepath.Join(m.dir, "containerd"), RunDir: m.run,
-		CNIBinDir: filepath.Join(m.dir, "bin"), CNISocket: filepath.Join(m.run, "cni.sock"), RegistryDir: filepath.Join(m.dir, "certs.d"),
+		CNIBinDir: filepath.Join(m.dir, "bin"), RegistryDir: filepath.Join(m.dir, "certs.d"),
 		Cgroups: m.tree, Cgroup: m.tree.Root() + "/runtime",
+		Network: []byte(`{"cniVersion":"1.0.0","name":"none","plugins":[{"type":"none"}]}`),
 	})
 	Expect(err).NotTo(HaveOccurred())
 	m.start()
@@ -78,6 +79,7 @@ var _ = AfterSuite(func(ctx SpecContext) {
 	}
 	m.leave()
 	Expect(m.daemon.Stop(ctx)).To(Succeed())
+	Expect(containerd.Clean(containerd.Config{DataDir: filepath.Join(m.dir, "containerd"), RunDir: m.run})).To(Succeed())
 	Expect(m.tree.Destroy(ctx)).To(Succeed())
 	Expect(exec.Command("ip", "netns", "del", m.namespace).Run()).To(Succeed())
 	mounts, err := os.ReadFile("/proc/self/mounts")

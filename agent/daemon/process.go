@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
+
+	"drayage.dev/agent/cgroups"
+)
+
+const (
+	// maxLogBytes bounds the log; the file is cut when it grows beyond.
+	maxLogBytes = 16 << 20
+	// restartBackoff is the first wait before a process that died is started again, doubled up to
+	// maxRestartBackoff while it keeps dying within a minute.
+	restartBackoff    = 200 * time.Millisecond
+	maxRestartBackoff = 30 * time.Second
+	// stopPatience is how long a process may take to end after SIGTERM.
+	stopPatience = 10 * time.Second
+)
+
+// Process describes one process.
+type Process struct {
+	// Name is for messages.
+	Name string
+	// Command is the program and its arguments. Among them must be one that no other process on the
+	// machine has, by which a process is known to be this one.
+	Command []string
+	// Mark is that argument.
+	Mark string
+	// Dir is the working directory.
+	Dir string
+	// PIDFile and LogFile are where its number and its output go.
+	PIDFile, LogFile string
+	// Cgroups and Cgroup are the tree and the path in it where it lives, with its children; with a nil
+	// tree they stay in the agent's.
+	Cgroups *cgroups.Tree
+	Cgroup  string
+}
+
+// Keep starts the process, or finds the one that an earlier agent started, and keeps one running until
+// ctx ends. The process goes on when Keep returns.
+func (p Process) Keep(ctx context.Context) error {
+	log := logr.FromContextOrDiscard(ctx).WithName(p.Name)
+	backoff := restartBackoff
+	for ctx.Err() == nil {
+		pid, found := p.Find()
+		if !found {
+			var err error
+			if pid, err = p.start(); err != nil {
+				return err
+			}
+			log.Info("Started "+p.Name, "pid", pid)
+		}
+		since := time.Now()
+		if err := p.wait(ctx, pid); err != nil || ctx.Err() != nil {
+			return err
+		}
+		if time.Since(since) > time.Minute {
+			backoff = restartBackoff
+		}
+		log.Info(p.Name+" ended, starting it again", "pid", pid, "after", backoff.String(), "log", p.LogFile)
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, maxRestartBackoff)
+	}
+	return nil
+}
+
+// start launches the process in a session and a cgroup of its own.
+func (p Process) start() (int, error) {
+	logFile, err := os.OpenFile(p.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err != nil {
+		return 0, err
+	}
+	defer logFile.Close()
+	cmd := exec.Command(p.Command[0], p.Command[1:]...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, p.Dir
+	// NOTIFY_SOCKET would let it speak to systemd in the agent's name.
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("starting %s: %w", p.Name, err)
+	}
+	pid := cmd.Process.Pid
+	// Reaped by wait, through the number; nobody waits by this handle.
+	_ = cmd.Process.Release()
+	if p.Cgroups != nil {
+		err = p.Cgroups.Create(p.Cgroup)
+		if err == nil {
+			err = p.Cgroups.Enter(p.Cgroup, pid)
+		}
+	}
+	if err == nil {
+		draft := p.PIDFile + ".new"
+		if err = os.WriteFile(draft, []byte(strconv.Itoa(pid)+"\n"), 0o644); err == nil {
+			err = os.Rename(draft, p.PIDFile)
+		}
+	}
+	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+		return 0, fmt.Errorf("starting %s: %w", p.Name, err)
+	}
+	return pid, nil
+}
+
+// Find returns the process of the pid file, if it is this one still and no other that was given its number
+// since.
+func (p Process) Find() (pid int, found bool) {
+	data, err := os.ReadFile(p.PIDFile)
+	if err != nil {
+		return 0, false
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return 0, false
+	}
+	arguments, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	// A zombie has no command line.
+	return pid, err == nil && strings.Contains(string(arguments), p.Mark)
+}
+
+// wait returns when the process has ended, or ctx has.
+func (p Process) wait(ctx context.Context, pid int) error {
+	handle, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watching %s (process %d): %w", p.Name, pid, err)
+	}
+	defer unix.Close(handle)
+	for ctx.Err() == nil {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, 250)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("watching %s (process %d): %w", p.Name, pid, err)
+		}
+		if ready > 0 {
+			// Reap it if it was our child; another's child is not ours to wait for.
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			return nil
+		}
+		if info, err := os.Stat(p.LogFile); err == nil && info.Size() > maxLogBytes {
+			_ = os.Truncate(p.LogFile, 0)
+		}
+	}
+	return nil
+}
+
+// Stop ends the process, whoever started it. It must not be called while Keep runs.
+func (p Process) Stop(ctx context.Context) error {
+	pid, found := p.Find()
+	if !found {
+		return nil
+	}
+	_ = unix.Kill(pid, unix.SIGTERM)
+	bounded, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	if err := p.wait(bounded, pid); err != nil {
+		return err
+	}
+	if _, still := p.Find(); still {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		if err := p.wait(ctx, pid); err != nil {
+			return err
+		}
+	}
+	return os.Remove(p.PIDFile)
+}
