@@ -24,8 +24,10 @@ type PodPatcher interface {
 
 // PrepareDelete carries a DELETE's gracePeriodSeconds to the agent: the API server ignores it for custom
 // resources, so it becomes an annotation of the pod before the deletion goes on. Zero forces: our
-// finalizer goes too, and the deletion removes the pod at once. As upstream, a pod that is being deleted
-// can only be given less time. A dry run writes nothing.
+// finalizer goes too, and the deletion removes the pod at once. A pod that is being deleted already would
+// vanish with its last finalizer, and its client be told that there is none, so it gets the annotation
+// only: whoever sees zero there on a terminating pod (its agent, the pod collector) takes the finalizer
+// off. As upstream, such a pod can only be given less time. A dry run writes nothing.
 //
 // An error is the API's own, unwrapped, so that the deletion's client is answered with its code.
 //
@@ -48,7 +50,7 @@ func PrepareDelete(ctx context.Context, pod *corev1.Pod, options *metav1.DeleteO
 	if err := annotateGracePeriod(ctx, pod, seconds, pods); err != nil {
 		return nil, err
 	}
-	if seconds > 0 {
+	if seconds > 0 || pod.DeletionTimestamp != nil {
 		return nil, nil
 	}
 	return nil, removeFinalizer(ctx, pod, finalizer, pods)
@@ -60,13 +62,10 @@ func changesGracePeriod(pod *corev1.Pod, seconds int64) bool {
 	if value, err := strconv.ParseInt(pod.Annotations[dcorev1.DeletionGracePeriodAnnotation], 10, 64); err == nil {
 		current = value
 	}
-	if seconds == 0 {
-		return true
-	}
 	if pod.DeletionTimestamp != nil {
 		return seconds < current
 	}
-	return seconds != current
+	return seconds == 0 || seconds != current
 }
 
 func annotateGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods PodPatcher) error {

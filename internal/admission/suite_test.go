@@ -79,7 +79,7 @@ func newLookup() *fakeLookup {
 // newPod returns the smallest pod that may be created.
 func newPod() *corev1.Pod {
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: "web", Labels: map[string]string{"app": "web"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: "web", Labels: map[string]string{"app": "web", "tier": "front"}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web:1"}}},
 	}
 }
