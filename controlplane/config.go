@@ -43,6 +43,10 @@ type Config struct {
 	ServiceCIDR string
 	// EtcdServers are the endpoints of an etcd outside. Default: none, etcd runs in this process.
 	EtcdServers []string
+	// EtcdTLS is how an etcd outside is trusted and told who asks.
+	EtcdTLS EtcdTLS
+	// ServingNames are further DNS names and addresses for the API server's certificate.
+	ServingNames []string
 
 	// CRDs are the kinds to serve; they are established before the control plane is ready.
 	CRDs []*apiextensionsv1.CustomResourceDefinition
@@ -64,6 +68,11 @@ type Config struct {
 	// identity is this server's name towards others that share its etcd. It is kept in the data
 	// directory.
 	identity string
+}
+
+// EtcdTLS names files; empty ones are not used.
+type EtcdTLS struct {
+	CAFile, CertFile, KeyFile string
 }
 
 // AdmissionPlugin is an in-process admission plugin.

@@ -41,6 +41,13 @@ func ensurePKI(config *Config) (*pki.PKI, error) {
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
 	}
+	for _, name := range config.ServingNames {
+		if ip := net.ParseIP(name); ip != nil {
+			ips = append(ips, ip)
+		} else {
+			names = append(names, name)
+		}
+	}
 	certs, err := pki.Ensure(pki.Config{Dir: config.serverDir("pki"), DNSNames: names, IPs: ips, Clients: identities()})
 	if err != nil {
 		return nil, fmt.Errorf("preparing certificates: %w", err)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -68,6 +69,8 @@ type runner struct {
 	bound       boundObjects
 	// loopback reaches the API server with all rights.
 	loopback *rest.Config
+	// log is Drayage's own.
+	log logr.Logger
 	// bootstrapped says that everything of the configuration is in the API.
 	bootstrapped atomic.Bool
 }
@@ -84,6 +87,9 @@ func (r *runner) identity() string {
 }
 
 func (r *runner) serve(ctx context.Context) error {
+	// Kubernetes' packages log to the process's logger, not to the one that this package was given.
+	r.log = klog.FromContext(ctx)
+	ctx = klog.NewContext(ctx, klog.Background())
 	group, ctx := errgroup.WithContext(ctx)
 	server, err := r.newServer(ctx)
 	if err != nil {
@@ -127,7 +133,7 @@ func (r *runner) operate(ctx context.Context) error {
 	group.Go(func() error { return r.keepHouse(ctx) })
 	if r.serves("services.core.drayage.dev") {
 		group.Go(func() error {
-			return publish.Run(ctx, publish.Config{
+			return publish.Run(klog.NewContext(ctx, r.log), publish.Config{
 				Client: r.loopback, ServiceIP: r.config.serviceIP(), Server: r.identity(),
 				Endpoint: netip.AddrPortFrom(netip.MustParseAddr(r.config.AdvertiseAddress), uint16(r.config.Port)),
 			})
@@ -176,7 +182,6 @@ const renewPeriod = time.Hour
 // renewCertificates keeps the certificates on disk fresh. The API server and clients of the kubeconfigs
 // follow the files; a failure, such as a full disk, is logged and tried again.
 func (r *runner) renewCertificates(ctx context.Context) error {
-	log := klog.FromContext(ctx)
 	for ticker := time.NewTicker(renewPeriod); ; {
 		select {
 		case <-ctx.Done():
@@ -185,12 +190,12 @@ func (r *runner) renewCertificates(ctx context.Context) error {
 		case now := <-ticker.C:
 			renewed, err := r.certs.Renew(now)
 			if len(renewed) > 0 {
-				log.Info("Renewed certificates", "names", renewed)
+				r.log.Info("Renewed certificates", "names", renewed)
 				_, kubeconfigErr := writeKubeconfigs(r.config, r.certs)
 				err = errors.Join(err, kubeconfigErr)
 			}
 			if err != nil {
-				log.Error(err, "Renewing certificates failed, trying again", "in", renewPeriod)
+				r.log.Error(err, "Renewing certificates failed, trying again", "in", renewPeriod)
 			}
 		}
 	}

@@ -129,7 +129,9 @@ func newNativeServer(config controlplaneapiserver.CompletedConfig, next generica
 func (r *runner) serverOptions(ctx context.Context) (options.CompletedOptions, error) {
 	config, certs := r.config, r.certs
 	opts := options.NewOptions()
-	opts.Etcd.StorageConfig.Transport.ServerList = r.etcdServers
+	etcd := &opts.Etcd.StorageConfig.Transport
+	etcd.ServerList, etcd.TrustedCAFile = r.etcdServers, config.EtcdTLS.CAFile
+	etcd.CertFile, etcd.KeyFile = config.EtcdTLS.CertFile, config.EtcdTLS.KeyFile
 
 	serving := opts.SecureServing
 	serving.BindAddress, serving.BindPort, serving.Listener = net.ParseIP(config.BindAddress), config.Port, config.Listener

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/klog/v2"
+
+	"drayage.dev/apiserver"
+	managerapp "drayage.dev/cmd/dray-manager/app"
+	schedulerapp "drayage.dev/cmd/dray-scheduler/app"
+	"drayage.dev/config"
+	"drayage.dev/controlplane"
+	"drayage.dev/webhooks"
+)
+
+// Components that --disable leaves out, so that they can run as processes of their own.
+const (
+	Manager   = "manager"
+	Scheduler = "scheduler"
+)
+
+// restartDelay is how long a component that ended with an error rests before it starts anew.
+const restartDelay = 2 * time.Second
+
+// Config is what a server is told.
+type Config struct {
+	// ControlPlane configures the API server; Run adds what the product brings.
+	ControlPlane controlplane.Config
+	// PodCIDR is the range that nodes get their pods' addresses from. Default: the manager's.
+	PodCIDR string
+	// Disable names components that this process does not run: manager, scheduler.
+	Disable []string
+}
+
+// Run serves until the context ends; a clean stop returns nil.
+func Run(ctx context.Context, cfg Config) error {
+	for _, name := range cfg.Disable {
+		if name != Manager && name != Scheduler {
+			return fmt.Errorf("disabling %q: there is no such component: choose of %s, %s", name, Manager, Scheduler)
+		}
+	}
+	cp := cfg.ControlPlane
+	var err error
+	if cp.CRDs, err = config.CRDs(); err != nil {
+		return err
+	}
+	if cp.Objects, err = config.RBAC(); err != nil {
+		return err
+	}
+	cp.AdmissionPlugins = append(slices.Clone(cp.AdmissionPlugins), controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin})
+	cp.APIGroups = append(slices.Clone(cp.APIGroups), subresources())
+
+	group, ctx := errgroup.WithContext(ctx)
+	ready := cp.Ready
+	cp.Ready = func(info controlplane.Info) {
+		for name, run := range cfg.components(info) {
+			if !slices.Contains(cfg.Disable, name) {
+				group.Go(func() error { keepRunning(ctx, name, run); return nil })
+			}
+		}
+		if ready != nil {
+			ready(info)
+		}
+	}
+	group.Go(func() error { return controlplane.Run(ctx, cp) })
+	return group.Wait()
+}
+
+// subresources is the group of streams to nodes and of what nodes ask for.
+func subresources() controlplane.APIGroup {
+	return controlplane.APIGroup{
+		LongRunning: apiserver.LongRunning(),
+		New: func(ctx context.Context, deps controlplane.Deps) (*genericapiserver.APIGroupInfo, error) {
+			return apiserver.NewAPIGroup(ctx, apiserver.Config{
+				Client: deps.Loopback, Authorizer: deps.Authorizer,
+				CAFile: deps.CAFile, ClientCertFile: deps.ClientCertFile, ClientKeyFile: deps.ClientKeyFile,
+			})
+		},
+	}
+}
+
+// components are the parts beside the API server, each with its own identity.
+func (c Config) components(info controlplane.Info) map[string]func(context.Context) error {
+	shared := len(c.ControlPlane.EtcdServers) > 0
+	manager := managerapp.DefaultConfig()
+	manager.Kubeconfig, manager.LeaderElection = info.Kubeconfigs[Manager], shared
+	if c.ControlPlane.ServiceCIDR != "" {
+		manager.Controllers.ServiceCIDR = c.ControlPlane.ServiceCIDR
+	}
+	if c.PodCIDR != "" {
+		manager.Controllers.PodCIDR = c.PodCIDR
+	}
+	scheduler := schedulerapp.Config{Kubeconfig: info.Kubeconfigs[Scheduler], LeaderElect: shared, LeaseNamespace: "drayage-system"}
+	return map[string]func(context.Context) error{
+		Manager:   func(ctx context.Context) error { return managerapp.Run(ctx, manager) },
+		Scheduler: func(ctx context.Context) error { return schedulerapp.Run(ctx, scheduler) },
+	}
+}
+
+// keepRunning starts a component again whenever it ends, as a supervisor would its process: a lost lease of
+// one is no reason to end the API server.
+func keepRunning(ctx context.Context, name string, run func(context.Context) error) {
+	log := klog.FromContext(ctx)
+	for ctx.Err() == nil {
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		log.Error(err, "A component ended and starts again", "component", name, "in", restartDelay)
+		select {
+		case <-ctx.Done():
+		case <-time.After(restartDelay):
+		}
+	}
+}
+
+// describe is what a person who started a server wants to know next.
+func describe(info controlplane.Info) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "The control plane is ready at %s\n\n", info.URL)
+	fmt.Fprintf(&b, "  Use it:         export KUBECONFIG=%s\n", info.Kubeconfigs["admin"])
+	fmt.Fprintf(&b, "                  dray kubectl get nodes\n")
+	fmt.Fprintf(&b, "  Add a machine:  dray agent --join %s --token \"$(cat %s)\"\n", info.URL, info.TokenFile)
+	return b.String()
+}
