@@ -2,6 +2,7 @@ package scheduler_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	dschedulingv1 "drayage.dev/apis/scheduling/v1"
 	"drayage.dev/scheduler"
 )
 
@@ -122,7 +124,7 @@ func withTaint(key string, effect corev1.TaintEffect) func(*dcorev1.Node) {
 	}
 }
 
-// addPod creates a pod as admission would hand it on.
+// addPod creates a pod that requests nothing, unless changed.
 func addPod(ctx context.Context, name string, changes ...func(*dcorev1.Pod)) *dcorev1.Pod {
 	GinkgoHelper()
 	pod := newPod(name, changes...)
@@ -155,8 +157,17 @@ func withRequest(cpu, memory string) func(*dcorev1.Pod) {
 	}
 }
 
+// addPriorities makes a class "priority-<n>" for each priority.
+func addPriorities(ctx context.Context, priorities ...int32) {
+	GinkgoHelper()
+	for _, priority := range priorities {
+		class := &dschedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("priority-%d", priority)}, Value: priority}
+		Expect(client.IgnoreAlreadyExists(admin.Create(ctx, class))).To(Succeed())
+	}
+}
+
 func withPriority(priority int32) func(*dcorev1.Pod) {
-	return func(p *dcorev1.Pod) { p.Spec.Priority = &priority }
+	return func(p *dcorev1.Pod) { p.Spec.PriorityClassName = fmt.Sprintf("priority-%d", priority) }
 }
 
 func withLabel(key, value string) func(*dcorev1.Pod) {

@@ -49,7 +49,10 @@ var _ = Describe("the decisions, against upstream's framework", func() {
 			for n := range 25 {
 				pods, nodes := observe(ctx)
 				pod := newPod(fmt.Sprintf("pod-%d", n), randomPod(random, set))
-				best := newOracle(ctx, pods, nodes, set).best(ctx, pod)
+				// The oracle judges the pod with the defaults of admission, as the scheduler does.
+				admitted := pod.DeepCopy()
+				Expect(admin.Create(ctx, admitted, client.DryRunAll)).To(Succeed())
+				best := newOracle(ctx, pods, nodes, set).best(ctx, admitted)
 				Expect(admin.Create(ctx, pod)).To(Succeed())
 				if len(best) == 0 {
 					refusal(ctx, pod)
@@ -124,7 +127,8 @@ func randomPod(random *rand.Rand, set *dappsv1.ReplicaSet) func(*dcorev1.Pod) {
 			p.Spec.NodeSelector = map[string]string{"disk": pick(random, "ssd", "hdd")}
 		}
 		if some() {
-			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080, Protocol: corev1.ProtocolTCP}}
+			p.Spec.HostNetwork = true
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
 		}
 		term := corev1.PodAffinityTerm{
 			LabelSelector: selector, TopologyKey: pick(random, corev1.LabelTopologyZone, corev1.LabelHostname),
@@ -206,7 +210,6 @@ func oraclePod(p *dcorev1.Pod) *corev1.Pod {
 func (o *oracle) best(ctx context.Context, p *dcorev1.Pod) []string {
 	GinkgoHelper()
 	pod := oraclePod(p)
-	pod.UID = "oracle"
 	state := framework.NewCycleState()
 	result, status, _ := o.framework.RunPreFilterPlugins(ctx, state, pod)
 	if !status.IsSuccess() {

@@ -8,8 +8,10 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	dschedulingv1 "drayage.dev/apis/scheduling/v1"
 	"drayage.dev/scheduler"
 )
 
@@ -19,8 +21,9 @@ func resourceOf(quantity string) *resource.Quantity {
 }
 
 var _ = Describe("preemption", func() {
-	BeforeEach(func() {
+	BeforeEach(func(ctx context.Context) {
 		DeferCleanup(clean)
+		addPriorities(ctx, 1, 5, 10, 100)
 		startScheduler(scheduler.Config{})
 	})
 
@@ -63,9 +66,11 @@ var _ = Describe("preemption", func() {
 		low := addPod(ctx, "low", withRequest("3", "1Gi"), withPriority(1))
 		nodeOf(ctx, low)
 		never := corev1.PreemptNever
-		high := addPod(ctx, "high", withRequest("3", "1Gi"), withPriority(100), func(p *dcorev1.Pod) {
-			p.Spec.PreemptionPolicy = &never
-		})
+		class := &dschedulingv1.PriorityClass{
+			ObjectMeta: metav1.ObjectMeta{Name: "polite"}, Value: 100, PreemptionPolicy: &never,
+		}
+		Expect(admin.Create(ctx, class)).To(Succeed())
+		high := addPod(ctx, "high", withRequest("3", "1Gi"), func(p *dcorev1.Pod) { p.Spec.PriorityClassName = "polite" })
 		Expect(refusal(ctx, high)).To(ContainSubstring("Insufficient cpu"))
 		Expect(get(ctx, low).DeletionTimestamp).To(BeNil())
 	})

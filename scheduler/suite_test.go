@@ -11,7 +11,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"drayage.dev/controlplane"
 	"drayage.dev/test/env"
+	"drayage.dev/webhooks"
 )
 
 func TestScheduler(t *testing.T) {
@@ -27,7 +29,10 @@ var (
 )
 
 var _ = BeforeSuite(func(ctx context.Context) {
-	e, err := env.Start(context.WithoutCancel(ctx))
+	// With admission: it decides on every write that the scheduler makes.
+	e, err := env.Start(context.WithoutCancel(ctx), env.WithAdmission(controlplane.AdmissionPlugin{
+		Name: webhooks.PluginName, New: webhooks.NewPlugin,
+	}))
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 	admin, err = e.Client()
