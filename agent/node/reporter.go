@@ -91,6 +91,12 @@ func New(config Config) (*Reporter, error) {
 	return &Reporter{config: config, machine: machine, wake: make(chan struct{}, 1)}, nil
 }
 
+// Connect tells how to reach the API; it is called before Register, by those who know it only later than
+// New.
+func (r *Reporter) Connect(client client.Client, leases kubernetes.Interface) {
+	r.config.Client, r.config.Leases = client, leases
+}
+
 // labels are those that the agent keeps on its Node.
 func (r *Reporter) labels() map[string]string {
 	labels := maps.Clone(r.config.Labels)

@@ -71,8 +71,9 @@ type Config struct {
 	ClusterDomain string
 	// DNS returns what /etc/resolv.conf of a pod says.
 	DNS func(ctx context.Context, pod *corev1.Pod) (*runtimeapi.DNSConfig, error)
-	// Services lists services for the environment of containers; nil means none.
-	Services func() ([]*corev1.Service, error)
+	// Services returns the services of a namespace, and default/kubernetes, for the environment of
+	// containers; nil means none.
+	Services func(ctx context.Context, namespace string) ([]*corev1.Service, error)
 	// Recorder publishes events; it must take *corev1.ObjectReference for an object.
 	Recorder record.EventRecorder
 

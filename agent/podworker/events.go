@@ -4,6 +4,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -36,6 +37,9 @@ func renamed(object runtime.Object) runtime.Object {
 	}
 	return object
 }
+
+// WithLogger implements record.EventRecorderLogger.
+func (r PodRecorder) WithLogger(klog.Logger) record.EventRecorderLogger { return r }
 
 // Event implements record.EventRecorder.
 func (r PodRecorder) Event(object runtime.Object, eventType, reason, message string) {

@@ -86,6 +86,14 @@ func (w *worker) sandboxConfig(ctx context.Context, pod *corev1.Pod) (*runtimeap
 	return config, nil
 }
 
+// services are those that a pod's containers find in their environment.
+func (w *worker) services(ctx context.Context, pod *corev1.Pod) func() ([]*corev1.Service, error) {
+	if w.manager.Services == nil {
+		return nil
+	}
+	return func() ([]*corev1.Service, error) { return w.manager.Services(ctx, pod.Namespace) }
+}
+
 func podLabels(pod *corev1.Pod) map[string]string {
 	return map[string]string{
 		kubelettypes.KubernetesPodNameLabel: pod.Name, kubelettypes.KubernetesPodNamespaceLabel: pod.Namespace,
@@ -121,7 +129,7 @@ func (w *worker) containerConfig(ctx context.Context, p *pass, container *corev1
 	nothing := func() {}
 	pod := p.pod
 	environment, err := env.Make(ctx, pod, container, env.Sources{
-		Objects: w.manager.Objects, Services: w.manager.Services, PodIPs: p.podIPs(), HostIPs: w.manager.hostIPs(),
+		Objects: w.manager.Objects, Services: w.services(ctx, pod), PodIPs: p.podIPs(), HostIPs: w.manager.hostIPs(),
 		Allocatable: w.manager.Node().Status.Allocatable, VolumePaths: paths(p.volumes),
 	})
 	if err != nil {

@@ -1,0 +1,61 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"drayage.dev/agent/cgroups"
+	"drayage.dev/agent/containerd"
+	"drayage.dev/network/podnet"
+)
+
+// Clean takes everything of a node off the machine, whatever killed its agent: processes, mounts, network,
+// cgroups and runtime state. It kills; who wants pods to end gracefully stops the agent with TakeDown. Only
+// DataDir, RunDir and CgroupRoot of config are used. It works as often as one likes; the data stays.
+func Clean(ctx context.Context, config Config) error {
+	if os.Geteuid() != 0 {
+		return errors.New("taking a node down needs root; use sudo")
+	}
+	var failures []error
+	tree, err := cgroups.Open(config.CgroupRoot)
+	if err != nil {
+		return err
+	}
+	// Processes first, the runtime and its shims among them: they would keep mounts busy.
+	if err := tree.Destroy(ctx); err != nil {
+		failures = append(failures, fmt.Errorf("removing cgroups: %w", err))
+	}
+	failures = append(failures, containerd.Clean(containerd.Config{
+		DataDir: config.agentDir("containerd"), RunDir: containerdRunDir(config),
+	}))
+	if err := unmountVolumes(config.agentDir("pods")); err != nil {
+		failures = append(failures, err)
+	}
+	if err := podnet.Cleanup(ctx, config.agentDir("network"), ""); err != nil {
+		failures = append(failures, fmt.Errorf("cleaning the network: %w", err))
+	}
+	// The last: it names what was found. It may hold what others put there.
+	_ = os.Remove(config.cniSocket())
+	_ = os.Remove(config.RunDir)
+	return errors.Join(failures...)
+}
+
+// unmountVolumes detaches the pods' volumes, the last mounted first. Their contents stay.
+func unmountVolumes(dir string) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return err
+	}
+	var failures []error
+	for i := len(mounts) - 1; i >= 0; i-- {
+		if err := unix.Unmount(mounts[i].Mountpoint, unix.MNT_DETACH); err != nil {
+			failures = append(failures, fmt.Errorf("unmounting %s: %w", mounts[i].Mountpoint, err))
+		}
+	}
+	return errors.Join(failures...)
+}
