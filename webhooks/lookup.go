@@ -24,12 +24,14 @@ import (
 // syncTimeout bounds the wait for the cache of priority classes, as upstream's plugins wait.
 const syncTimeout = 10 * time.Second
 
-// informerLookup is the plugin's admission.Lookup, over informers of the API server it lives in.
+// informerLookup is the plugin's admission.Lookup and admission.Namespaces, over informers of the API
+// server it lives in.
 type informerLookup struct {
-	client   kubernetes.Interface
-	dynamic  dynamic.Interface
-	accounts corev1listers.ServiceAccountLister
-	stop     <-chan struct{}
+	client     kubernetes.Interface
+	dynamic    dynamic.Interface
+	accounts   corev1listers.ServiceAccountLister
+	namespaces corev1listers.NamespaceLister
+	stop       <-chan struct{}
 
 	start   sync.Once
 	classes cache.SharedIndexInformer
@@ -104,4 +106,12 @@ func (l *informerLookup) ServiceAccount(ctx context.Context, namespace, name str
 	return admission.AwaitServiceAccount(ctx, name, func(ctx context.Context) (*corev1.ServiceAccount, error) {
 		return l.client.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
+}
+
+func (l *informerLookup) Namespace(ctx context.Context, name string) (*corev1.Namespace, error) {
+	namespace, err := l.namespaces.Get(name)
+	if apierrors.IsNotFound(err) {
+		return l.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	}
+	return namespace, err
 }

@@ -50,14 +50,15 @@ func NewPlugin() (apiadmission.Interface, error) {
 	return p, nil
 }
 
-// SetExternalKubeClientSet gives the plugin its client for service accounts.
+// SetExternalKubeClientSet gives the plugin its client for service accounts and namespaces.
 func (p *Plugin) SetExternalKubeClientSet(client kubernetes.Interface) { p.objects.client = client }
 
-// SetExternalKubeInformerFactory gives the plugin its cache of service accounts.
+// SetExternalKubeInformerFactory gives the plugin its caches of service accounts and namespaces.
 func (p *Plugin) SetExternalKubeInformerFactory(factory informers.SharedInformerFactory) {
-	accounts := factory.Core().V1().ServiceAccounts()
-	p.objects.accounts = accounts.Lister()
-	p.SetReadyFunc(accounts.Informer().HasSynced)
+	accounts, namespaces := factory.Core().V1().ServiceAccounts(), factory.Core().V1().Namespaces()
+	p.objects.accounts, p.objects.namespaces = accounts.Lister(), namespaces.Lister()
+	accountsSynced, namespacesSynced := accounts.Informer().HasSynced, namespaces.Informer().HasSynced
+	p.SetReadyFunc(func() bool { return accountsSynced() && namespacesSynced() })
 }
 
 // SetDynamicClient gives the plugin its client for Drayage's kinds.

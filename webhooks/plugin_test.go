@@ -7,6 +7,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,6 +69,26 @@ var _ = Describe("pods", func() {
 		Expect(pod.Spec.PreemptionPolicy).To(HaveValue(Equal(corev1.PreemptLowerPriority)))
 		critical := createPod(ctx, func(p *dcorev1.Pod) { p.Spec.PriorityClassName = "system-node-critical" })
 		Expect(critical.Spec.Priority).To(HaveValue(BeEquivalentTo(2000001000)))
+	})
+
+	It("keep to the pod security standard of their namespace", func(ctx context.Context) {
+		namespace := newNamespace(ctx)
+		labels := `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"baseline","pod-security.kubernetes.io/warn":"restricted"}}}`
+		Expect(patch(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, labels)).To(Succeed())
+		create := func(name string, change func(*corev1.SecurityContext)) error {
+			p := &dcorev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+			p.Spec.Containers = []corev1.Container{{Name: "web", Image: "web", SecurityContext: &corev1.SecurityContext{}}}
+			change(p.Spec.Containers[0].SecurityContext)
+			return api.Create(ctx, p, client.DryRunAll)
+		}
+		Eventually(func() error {
+			return create("big", func(c *corev1.SecurityContext) { c.Privileged = ptr.To(true) })
+		}).Should(MatchError(`pods.core.drayage.dev "big" is forbidden: violates PodSecurity "baseline:latest": privileged (container "web" must not set securityContext.privileged=true)`))
+		warnings.take()
+		Expect(create("small", func(*corev1.SecurityContext) {})).To(Succeed())
+		Expect(warnings.take()).To(ContainElement(ContainSubstring(`would violate PodSecurity "restricted:latest": allowPrivilegeEscalation != false`)))
+		Expect(api.Create(ctx, object(namespace, deployment), client.DryRunAll)).To(Succeed())
+		Expect(warnings.take()).To(ContainElement(ContainSubstring(`would violate PodSecurity "restricted:latest"`)))
 	})
 
 	It("change only as upstream's do", func(ctx context.Context) {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/kubernetes/pkg/apis/apps"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/capabilities"
 	deploymentregistry "k8s.io/kubernetes/pkg/registry/apps/deployment"
 	replicasetregistry "k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	serviceregistry "k8s.io/kubernetes/pkg/registry/core/service"
@@ -27,6 +28,8 @@ import (
 const rounds = 3000
 
 var _ = Describe("pods, compared with upstream's own way", func() {
+	BeforeEach(func() { capabilities.Setup(true, 0) }) // --allow-privileged
+
 	It("are prepared and refused alike", func(ctx context.Context) {
 		r := rand.New(rand.NewPCG(1, uint64(GinkgoRandomSeed())))
 		lookup := newLookup()

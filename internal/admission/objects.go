@@ -46,9 +46,11 @@ func PrepareObject(ctx context.Context, obj, old Object, lookup Lookup) (warning
 	case *corev1.Node:
 		return prepare(ctx, noderegistry.Strategy, obj, old, newNode, nodeMatcher.refused(obj, nil, nil))
 	case *appsv1.Deployment:
-		return prepare(ctx, deploymentregistry.Strategy, obj, old, newDeployment, refuseDeployment(obj))
+		warnings, errs := prepare(ctx, deploymentregistry.Strategy, obj, old, newDeployment, refuseDeployment(obj))
+		return append(warnings, secureTemplate(ctx, obj.Namespace, &obj.Spec.Template, lookup)...), errs
 	case *appsv1.ReplicaSet:
-		return prepare(ctx, replicasetregistry.Strategy, obj, old, newReplicaSet, refuseReplicaSet(obj))
+		warnings, errs := prepare(ctx, replicasetregistry.Strategy, obj, old, newReplicaSet, refuseReplicaSet(obj))
+		return append(warnings, secureTemplate(ctx, obj.Namespace, &obj.Spec.Template, lookup)...), errs
 	case *discoveryv1.EndpointSlice:
 		// The strategy's declarative validation asks which request it serves.
 		ctx = request.WithRequestInfo(ctx, &request.RequestInfo{

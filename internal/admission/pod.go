@@ -15,7 +15,8 @@ import (
 
 // Prepare makes a pod ready to be created and says what is wrong with it: upstream's defaults, the
 // service account and its token volume, the tolerations of dead nodes, the priority of the class, our
-// finalizer; then upstream's validation, preceded by what Drayage does not implement yet.
+// finalizer; then upstream's validation, preceded by what Drayage does not implement yet, and the pod
+// security standard of the namespace, if lookup knows Namespaces.
 //
 // It writes to pod, and to whatever pod shares its memory with, so hand in a copy of a template. The
 // namespace must be set; a name may still be missing where generateName stands. Preparing a prepared pod
@@ -36,7 +37,11 @@ func Prepare(ctx context.Context, pod *corev1.Pod, lookup Lookup) (warnings []st
 	unmergeLabelKeys(pod)
 
 	warnings, more := create(ctx, podregistry.Strategy, pod, &core.Pod{})
-	return warnings, append(errs, more...)
+	if errs = append(errs, more...); len(errs) > 0 {
+		return nil, errs
+	}
+	unsafe, errs := securePod(ctx, pod, lookup)
+	return append(warnings, unsafe...), errs
 }
 
 // prepareUpdate is Prepare for a change of an existing pod. What an update leaves out and only creation

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	// The conversions and defaults of the groups that this package works on.
 	_ "k8s.io/kubernetes/pkg/apis/apps/install"
@@ -25,10 +26,16 @@ type object interface {
 	metav1.Object
 }
 
+// allowPrivileged switches off upstream's global ban on privileged containers, as every cluster's
+// --allow-privileged does: whether a namespace may have them is for its pod security standard to say.
+// Upstream keeps it per process and takes the first setting.
+func allowPrivileged() { capabilities.Setup(true, 0) }
+
 // create runs upstream's creation strategy over obj, by way of the empty internal object that it is
 // handed, and leaves in obj what the strategy made of it. Metadata stays as it was: that is the API
 // server's.
 func create(ctx context.Context, strategy rest.RESTCreateStrategy, obj object, internal runtime.Object) ([]string, field.ErrorList) {
+	allowPrivileged()
 	if err := legacyscheme.Scheme.Convert(obj, internal, nil); err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, fmt.Errorf("converting %T: %w", obj, err))}
 	}
@@ -58,6 +65,7 @@ func update(ctx context.Context, strategy rest.RESTUpdateStrategy, obj object, i
 
 // validateUpdate is update without the writing back.
 func validateUpdate(ctx context.Context, strategy rest.RESTUpdateStrategy, obj object, internal runtime.Object, old object, oldInternal runtime.Object) ([]string, field.ErrorList) {
+	allowPrivileged()
 	completeMetadata(obj, old)
 	if err := legacyscheme.Scheme.Convert(obj, internal, nil); err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, fmt.Errorf("converting %T: %w", obj, err))}
