@@ -1,0 +1,235 @@
+package proxy_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"drayage.dev/network/proxy"
+	"drayage.dev/network/spec"
+)
+
+var thisNode = proxy.Node{Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
+
+func service(name, clusterIP string, change ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: clusterIP, ClusterIPs: []string{clusterIP},
+			Ports: []corev1.ServicePort{{Name: "web", Protocol: corev1.ProtocolTCP, Port: 80}},
+		},
+	}
+	for _, c := range change {
+		c(s)
+	}
+	return s
+}
+
+// endpoint is ready unless states say otherwise: "unready", "ending" (and still serving).
+func endpoint(address string, states ...string) discoveryv1.Endpoint {
+	e := discoveryv1.Endpoint{
+		Addresses: []string{address}, NodeName: ptr.To("here"),
+		TargetRef:  &corev1.ObjectReference{Kind: "Pod", UID: types.UID("uid-" + address)},
+		Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)},
+	}
+	for _, state := range states {
+		e.Conditions.Ready = ptr.To(false)
+		if state == "ending" {
+			e.Conditions.Terminating = ptr.To(true)
+		} else {
+			e.Conditions.Serving = ptr.To(false)
+		}
+	}
+	return e
+}
+
+func slice(name, service string, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: service},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("web"), Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolTCP)}},
+		Endpoints:   endpoints,
+	}
+}
+
+func at(address string, proto uint8) spec.Key {
+	parsed := netip.MustParseAddrPort(address)
+	return spec.Key{Addr: parsed.Addr(), Proto: proto, Port: parsed.Port()}
+}
+
+func slots(addresses ...string) []netip.AddrPort {
+	var result []netip.AddrPort
+	for _, address := range addresses {
+		result = append(result, netip.MustParseAddrPort(address+":8080"))
+	}
+	return result
+}
+
+var _ = Describe("Model", func() {
+	var model *proxy.Model
+	BeforeEach(func() { model = proxy.NewModel(thisNode) })
+
+	It("compiles a service and its ready endpoints, sorted, each once", func() {
+		model.SetService(service("web", "10.96.0.20"))
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.9"), endpoint("10.244.1.2", "unready")))
+		model.SetSlice(slice("web-2", "web", endpoint("10.244.1.3"), endpoint("10.244.1.9"), endpoint("10.244.1.4", "ending")))
+		changes := model.Changes()
+		Expect(changes).To(HaveLen(1))
+		f := changes[at("10.96.0.20:80", 6)]
+		Expect(f.Slots).To(Equal(slots("10.244.1.3", "10.244.1.9")))
+		Expect(f.Local).To(HaveLen(2))
+		Expect(f.Masquerade).To(BeFalse())
+		Expect(model.Changes()).To(BeEmpty())
+	})
+
+	It("uses ending endpoints only when nothing else is left", func() {
+		model.SetService(service("web", "10.96.0.20"))
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2", "ending"), endpoint("10.244.1.3", "unready")))
+		Expect(model.Changes()[at("10.96.0.20:80", 6)].Slots).To(Equal(slots("10.244.1.2")))
+	})
+
+	It("refuses where there is no endpoint, and forgets what is deleted", func() {
+		model.SetService(service("web", "10.96.0.20"))
+		changes := model.Changes()
+		Expect(changes).To(HaveKeyWithValue(at("10.96.0.20:80", 6), Equal(&spec.Frontend{})))
+		model.DeleteService(types.NamespacedName{Namespace: "default", Name: "web"})
+		Expect(model.Changes()).To(Equal(spec.Changes{at("10.96.0.20:80", 6): nil}))
+	})
+
+	It("opens node ports, external addresses and load balancers on the node, masqueraded", func() {
+		model.SetService(service("web", "10.96.0.20", func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeLoadBalancer
+			s.Spec.Ports[0].NodePort = 30080
+			s.Spec.Ports[0].Protocol = corev1.ProtocolUDP
+			s.Spec.ExternalIPs = []string{"198.51.100.7"}
+			s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {Hostname: "lb.example"}}
+		}))
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2")))
+		changes := model.Changes()
+		Expect(maps.Keys(changes)).To(HaveLen(4))
+		for _, key := range []string{"192.0.2.1:30080", "198.51.100.7:80", "192.0.2.1:80"} {
+			f := changes[at(key, 17)]
+			Expect(f).NotTo(BeNil(), key)
+			Expect(f.Masquerade).To(BeTrue())
+			Expect(f.Affinity).To(Equal(3 * time.Hour))
+		}
+		Expect(changes[at("10.96.0.20:80", 17)].Masquerade).To(BeFalse())
+	})
+
+	It("leaves headless, named and foreign services alone", func() {
+		model.SetService(service("headless", "None"))
+		model.SetService(service("named", "", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName }))
+		model.SetService(service("foreign", "10.96.0.30", func(s *corev1.Service) {
+			s.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": "other"}
+		}))
+		Expect(model.Changes()).To(BeEmpty())
+	})
+
+	It("lets the older of two services have an address, and the other when it goes", func() {
+		share := func(created int64) func(*corev1.Service) {
+			return func(s *corev1.Service) {
+				s.Spec.ExternalIPs = []string{"198.51.100.7"}
+				s.CreationTimestamp = metav1.Unix(created, 0)
+			}
+		}
+		model.SetService(service("a-younger", "10.96.0.20", share(200)))
+		model.SetSlice(slice("a-1", "a-younger", endpoint("10.244.1.2")))
+		model.Changes()
+		model.SetService(service("older", "10.96.0.21", share(100)))
+		model.SetSlice(slice("o-1", "older", endpoint("10.244.1.3")))
+		Expect(model.Changes()[at("198.51.100.7:80", 6)].Slots).To(Equal(slots("10.244.1.3")))
+		model.DeleteService(types.NamespacedName{Namespace: "default", Name: "older"})
+		Expect(model.Changes()[at("198.51.100.7:80", 6)].Slots).To(Equal(slots("10.244.1.2")))
+	})
+
+	It("knows which pods take new connections", func() {
+		uid := types.UID("uid-10.244.1.2")
+		Expect(model.Usable(uid)).To(BeFalse())
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2")))
+		model.SetSlice(slice("other-1", "other", endpoint("10.244.1.2")))
+		Expect(model.Usable(uid)).To(BeTrue())
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2", "ending")))
+		Expect(model.Usable(uid)).To(BeTrue())
+		model.DeleteSlice(types.NamespacedName{Namespace: "default", Name: "other-1"})
+		Expect(model.Usable(uid)).To(BeFalse())
+	})
+
+	It("says the same whatever the order of events", func() {
+		random := rand.New(rand.NewPCG(uint64(GinkgoRandomSeed()), 3))
+		services := map[string]*corev1.Service{}
+		slices := map[string]*discoveryv1.EndpointSlice{}
+		told := map[spec.Key]*spec.Frontend{}
+		for range 3000 {
+			step(random, model, services, slices)
+			if random.IntN(3) > 0 {
+				continue
+			}
+			for key, f := range model.Changes() {
+				Expect(f.Equal(told[key])).To(BeFalse(), "a change that changes nothing")
+				if told[key] = f; f == nil {
+					delete(told, key)
+				}
+			}
+			fresh := proxy.NewModel(thisNode)
+			for _, s := range slices {
+				fresh.SetSlice(s)
+			}
+			for _, s := range services {
+				fresh.SetService(s)
+			}
+			fresh.Changes()
+			Expect(told).To(Equal(fresh.Desired()))
+			Expect(told).To(Equal(model.Desired()))
+		}
+	})
+})
+
+// step does one random thing to the model and the truth.
+func step(random *rand.Rand, model *proxy.Model, services map[string]*corev1.Service, slices map[string]*discoveryv1.EndpointSlice) {
+	n := random.IntN(5)
+	name, sliceName := fmt.Sprint("svc-", n), fmt.Sprint("slice-", random.IntN(8))
+	switch random.IntN(6) {
+	case 0:
+		model.DeleteService(types.NamespacedName{Namespace: "default", Name: name})
+		delete(services, name)
+	case 1:
+		model.DeleteSlice(types.NamespacedName{Namespace: "default", Name: sliceName})
+		delete(slices, sliceName)
+	case 2, 3:
+		s := service(name, fmt.Sprint("10.96.0.", 20+n), func(s *corev1.Service) {
+			if random.IntN(2) == 0 {
+				s.Spec.ExternalIPs = []string{fmt.Sprint("198.51.100.", random.IntN(3))}
+			}
+			if random.IntN(4) == 0 {
+				s.Spec.Ports[0].NodePort = 30000 + int32(n)
+			}
+			if random.IntN(6) == 0 {
+				s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"}
+			}
+		})
+		model.SetService(s)
+		services[name] = s
+	default:
+		var endpoints []discoveryv1.Endpoint
+		for range random.IntN(4) {
+			states := [][]string{nil, nil, {"ending"}, {"unready"}}[random.IntN(4)]
+			endpoints = append(endpoints, endpoint(fmt.Sprint("10.244.1.", 2+random.IntN(6)), states...))
+		}
+		s := slice(sliceName, name, endpoints...)
+		model.SetSlice(s)
+		slices[sliceName] = s
+	}
+}

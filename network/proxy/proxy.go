@@ -1,0 +1,269 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	"drayage.dev/internal/upstream"
+	"drayage.dev/network/spec"
+	"drayage.dev/network/watch"
+)
+
+// Backend applies frontends to the kernel. package nftables' Table satisfies it.
+type Backend interface {
+	// Sync makes the kernel hold exactly the desired frontends and tells whether it had to change
+	// anything; what is right already it leaves untouched.
+	Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err error)
+	// Apply changes some frontends. After an error Sync is called.
+	Apply(changes spec.Changes) error
+	// Touched tells, cheaply, whether somebody else may have changed the kernel's state since.
+	Touched() (bool, error)
+}
+
+const (
+	// coalesce is how long a change waits for others to share its transaction. A rolling update's
+	// writes come further apart; a node's failure moves hundreds of slices at once.
+	coalesce = 2 * time.Millisecond
+
+	// defaultCheckInterval is how often the kernel is asked whether somebody else changed its rules.
+	defaultCheckInterval = 10 * time.Second
+
+	// Failed transactions are tried again after minRetry, then twice as long each time up to maxRetry.
+	minRetry = 50 * time.Millisecond
+	maxRetry = 5 * time.Second
+)
+
+// Config says whom the Proxy serves.
+type Config struct {
+	Node Node
+	// RESTConfig is the node's way to the API.
+	RESTConfig *rest.Config
+	Backend    Backend
+	// CheckInterval is how often changes by others are looked for; 0 means ten seconds.
+	CheckInterval time.Duration
+	// Log is told of take-over, repairs and errors; the zero value discards.
+	Log logr.Logger
+}
+
+// Proxy keeps the kernel's service rules in step with the API.
+type Proxy struct {
+	cfg  Config
+	kick chan struct{}
+	// synced is closed when the kernel has followed the API for the first time.
+	synced chan struct{}
+
+	mu      sync.Mutex
+	model   *Model
+	told    bool
+	waiters map[*waiter]struct{}
+}
+
+// waiter is one call of Await.
+type waiter struct {
+	pod  types.UID
+	done chan struct{}
+}
+
+// New returns a Proxy that does nothing until Run.
+func New(cfg Config) *Proxy {
+	if cfg.CheckInterval == 0 {
+		cfg.CheckInterval = defaultCheckInterval
+	}
+	return &Proxy{
+		cfg: cfg, kick: make(chan struct{}, 1), synced: make(chan struct{}),
+		model: NewModel(cfg.Node), waiters: map[*waiter]struct{}{},
+	}
+}
+
+// Synced is closed when the kernel holds what the API has said at the start. Until then it holds what
+// an earlier process left.
+func (p *Proxy) Synced() <-chan struct{} { return p.synced }
+
+// Await returns nil when every EndpointSlice shows the pod as terminating or not at all, and the kernel
+// knows; else ctx's error. A pod that serves nothing is not waited for. The caller bounds the wait.
+func (p *Proxy) Await(ctx context.Context, pod types.UID) error {
+	w := &waiter{pod: pod, done: make(chan struct{})}
+	p.mu.Lock()
+	p.waiters[w] = struct{}{}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.waiters, w)
+		p.mu.Unlock()
+	}()
+	p.wake()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *Proxy) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run follows the API until ctx ends, and leaves the kernel's rules as they are then.
+func (p *Proxy) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- watch.Run(ctx, p.cfg.RESTConfig, (*feed)(p), func() {
+			p.mu.Lock()
+			p.told = true
+			p.mu.Unlock()
+			p.wake()
+		})
+		cancel()
+	}()
+	p.loop(ctx)
+	return <-ended
+}
+
+// loop is the one goroutine that writes to the kernel.
+func (p *Proxy) loop(ctx context.Context) {
+	check := time.NewTicker(p.cfg.CheckInterval)
+	defer check.Stop()
+	full, retry := true, time.Duration(0)
+	for {
+		kick, again := p.kick, (<-chan time.Time)(nil)
+		if retry > 0 {
+			// Changes wait for the next attempt, which is a full one anyway.
+			kick, again = nil, time.After(retry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-kick:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(coalesce):
+			}
+		case <-again:
+		case <-check.C:
+			full = full || p.touched()
+		}
+		err := p.step(full)
+		switch {
+		case errors.Is(err, errNotTold):
+		case err != nil:
+			full, retry = true, min(max(minRetry, 2*retry), maxRetry)
+			p.cfg.Log.Error(err, "Could not write the service rules, will compare all and try again", "after", retry)
+		default:
+			full, retry = false, 0
+		}
+	}
+}
+
+func (p *Proxy) touched() bool {
+	touched, err := p.cfg.Backend.Touched()
+	if err != nil {
+		p.cfg.Log.Error(err, "Could not ask the kernel for its rules' generation")
+	}
+	return touched || err != nil
+}
+
+// errNotTold says that the API's state is not known yet: the rules that an earlier process left are
+// better than half of those that should be.
+var errNotTold = errors.New("the API has not been heard yet")
+
+// step brings the kernel up to date and lets go those who waited for that.
+func (p *Proxy) step(full bool) error {
+	p.mu.Lock()
+	if !p.told {
+		p.mu.Unlock()
+		return errNotTold
+	}
+	changes := p.model.Changes()
+	var desired map[spec.Key]*spec.Frontend
+	if full {
+		desired = p.model.Desired()
+	}
+	// Who is served by what is written now; the model may be further on when that is done.
+	var released []*waiter
+	for w := range p.waiters {
+		if !p.model.Usable(w.pod) {
+			released = append(released, w)
+		}
+	}
+	p.mu.Unlock()
+	if err := p.write(full, desired, changes); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range released {
+		if _, waits := p.waiters[w]; waits {
+			delete(p.waiters, w)
+			close(w.done)
+		}
+	}
+	return nil
+}
+
+func (p *Proxy) write(full bool, desired map[spec.Key]*spec.Frontend, changes spec.Changes) error {
+	if !full {
+		if len(changes) == 0 {
+			return nil
+		}
+		return p.cfg.Backend.Apply(changes)
+	}
+	changed, err := p.cfg.Backend.Sync(desired)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.synced:
+		if changed {
+			p.cfg.Log.Info("Repaired the service rules", "frontends", len(desired))
+		}
+	default:
+		close(p.synced)
+		p.cfg.Log.Info("Took the service rules over", "frontends", len(desired), "changed", changed)
+	}
+	return nil
+}
+
+// feed is the Proxy as package watch's handler.
+type feed Proxy
+
+func (f *feed) change(fn func(*Model)) {
+	f.mu.Lock()
+	fn(f.model)
+	f.mu.Unlock()
+	(*Proxy)(f).wake()
+}
+
+// SetService enters a service.
+func (f *feed) SetService(service *dcorev1.Service) {
+	f.change(func(m *Model) { m.SetService(upstream.Service(service)) })
+}
+
+// DeleteService removes a service.
+func (f *feed) DeleteService(name types.NamespacedName) {
+	f.change(func(m *Model) { m.DeleteService(name) })
+}
+
+// SetEndpointSlice enters a slice.
+func (f *feed) SetEndpointSlice(slice *ddiscoveryv1.EndpointSlice) {
+	f.change(func(m *Model) { m.SetSlice(upstream.EndpointSlice(slice)) })
+}
+
+// DeleteEndpointSlice removes a slice.
+func (f *feed) DeleteEndpointSlice(name types.NamespacedName) {
+	f.change(func(m *Model) { m.DeleteSlice(name) })
+}

@@ -1,0 +1,249 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"drayage.dev/internal/node"
+	"drayage.dev/internal/upstream"
+	"drayage.dev/network/netlab"
+	"drayage.dev/network/nftables"
+	"drayage.dev/network/podnet"
+	"drayage.dev/network/proxy"
+	"drayage.dev/network/spec"
+	"drayage.dev/test/env"
+)
+
+// recorder is a back end that remembers what it was given, and fails on demand.
+type recorder struct {
+	proxy.Backend
+	mu     sync.Mutex
+	fail   bool
+	syncs  int
+	writes []time.Time
+}
+
+func (r *recorder) Sync(desired map[spec.Key]*spec.Frontend) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.syncs++
+	if r.fail {
+		return false, errors.New("scripted")
+	}
+	return r.Backend.Sync(desired)
+}
+
+func (r *recorder) Apply(changes spec.Changes) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail {
+		return errors.New("scripted")
+	}
+	err := r.Backend.Apply(changes)
+	r.writes = append(r.writes, time.Now())
+	return err
+}
+
+func (r *recorder) set(fail bool) (syncs int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = fail
+	return r.syncs
+}
+
+var _ = Describe("Proxy", Ordered, func() {
+	var (
+		ctx    context.Context
+		api    client.Client
+		cp     *env.Env
+		lab    *netlab.Node
+		pods   *podnet.Manager
+		back   *recorder
+		p      *proxy.Proxy
+		stop   func()
+		nodeIP netip.Addr
+	)
+	const svc = "10.96.0.20:80"
+
+	start := func() {
+		table, err := nftables.New(lab.Path)
+		Expect(err).NotTo(HaveOccurred())
+		back = &recorder{Backend: table}
+		p = proxy.New(proxy.Config{
+			Node: proxy.Node{Name: "here", Addresses: []netip.Addr{nodeIP}}, RESTConfig: cp.Config, Backend: back,
+			CheckInterval: 100 * time.Millisecond,
+		})
+		run, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- p.Run(run) }()
+		stop = func() {
+			GinkgoHelper()
+			cancel()
+			Eventually(done, "5s").Should(Receive(BeNil()))
+			Expect(table.Close()).To(Succeed())
+		}
+		Eventually(p.Synced(), "20s").Should(BeClosed())
+	}
+	pod := func(name string) (*netlab.Namespace, string) {
+		GinkgoHelper()
+		ns, err := netlab.New()
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(func() { _ = ns.Delete() })
+		attachment, err := pods.Add(ctx, node.PodRef{SandboxID: name, NetNS: ns.Path})
+		Expect(err).NotTo(HaveOccurred())
+		server, err := ns.Serve(":8080", name)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(server.Close)
+		return ns, attachment.Addresses[0].String()
+	}
+	write := func(name string, endpoints ...discoveryv1.Endpoint) {
+		GinkgoHelper()
+		s := upstream.FromEndpointSlice(slice(name, "web", endpoints...))
+		existing := s.DeepCopy()
+		if err := api.Get(ctx, client.ObjectKeyFromObject(s), existing); err == nil {
+			s.ResourceVersion = existing.ResourceVersion
+			Expect(api.Update(ctx, s)).To(Succeed())
+			return
+		}
+		Expect(api.Create(ctx, s)).To(Succeed())
+	}
+	asked := func(from *netlab.Namespace) func() (string, error) {
+		return func() (string, error) {
+			name, _, err := from.Ask("tcp", svc)
+			return name, err
+		}
+	}
+
+	BeforeAll(func() {
+		ctx = context.Background()
+		var err error
+		cp, err = env.Start(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(cp.Stop)
+		api, err = cp.Client()
+		Expect(err).NotTo(HaveOccurred())
+		lab, err = netlab.NewNode()
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(func() { Expect(lab.Delete()).To(Succeed()) })
+		nodeIP = lab.Address
+		pods, err = podnet.New(podnet.Config{
+			StateDir: GinkgoT().TempDir(), NetNS: lab.Path, NodeAddresses: []netip.Addr{nodeIP},
+			PodRanges:     []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+			ServiceRanges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+		})
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(pods.Close)
+		Expect(pods.SetPodCIDRs(ctx, []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")})).To(Succeed())
+		start()
+		DeferCleanup(func() { stop() })
+		Expect(api.Create(ctx, upstream.FromService(service("web", "10.96.0.20")))).To(Succeed())
+	})
+
+	It("follows endpoints through refusal and back, within 100 ms of the write", func() {
+		Eventually(func() error {
+			_, err := lab.Dial("tcp", svc, time.Second)
+			return err
+		}).Should(MatchError(syscall.ECONNREFUSED))
+		_, one := pod("one")
+		_, two := pod("two")
+		write("web-1", endpoint(one))
+		Eventually(asked(lab.Namespace)).Should(Equal("one"))
+		var delays []time.Duration
+		for i := range 20 {
+			back.mu.Lock()
+			back.writes = nil
+			back.mu.Unlock()
+			start := time.Now()
+			write("web-1", endpoint([]string{two, one}[i%2]))
+			Eventually(func() []time.Time {
+				back.mu.Lock()
+				defer back.mu.Unlock()
+				return slices.Clone(back.writes)
+			}).WithPolling(time.Millisecond).Should(HaveLen(1))
+			delays = append(delays, back.writes[0].Sub(start))
+		}
+		slices.Sort(delays)
+		AddReportEntry("from the client's write to the kernel, median and worst", delays[10].String()+" "+delays[19].String())
+		Expect(delays[18]).To(BeNumerically("<", 100*time.Millisecond))
+	})
+
+	It("awaits the withdrawal of a terminating pod", func() {
+		_, three := pod("three")
+		_, four := pod("four")
+		write("web-1", endpoint(three), endpoint(four))
+		Eventually(func() map[string]bool {
+			seen := map[string]bool{}
+			for range 20 {
+				name, _ := asked(lab.Namespace)()
+				seen[name] = true
+			}
+			return seen
+		}).Should(And(HaveKey("three"), HaveKey("four"), HaveLen(2)))
+
+		bounded, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		Expect(p.Await(bounded, types.UID("uid-"+three))).To(MatchError(context.DeadlineExceeded))
+		Expect(p.Await(ctx, "serves-nothing")).To(Succeed())
+
+		done := make(chan error, 1)
+		go func() { done <- p.Await(ctx, types.UID("uid-"+three)) }()
+		write("web-1", endpoint(three, "ending"), endpoint(four))
+		Eventually(done).Should(Receive(BeNil()))
+		for range 30 {
+			Expect(asked(lab.Namespace)()).To(Equal("four"))
+		}
+	})
+
+	It("leaves the rules to the next process, which takes them over", func() {
+		_, five := pod("five")
+		write("web-1", endpoint(five))
+		Eventually(asked(lab.Namespace)).Should(Equal("five"))
+		stop()
+		Expect(asked(lab.Namespace)()).To(Equal("five"))
+		_, six := pod("six")
+		write("web-1", endpoint(six))
+		start()
+		Expect(asked(lab.Namespace)()).To(Equal("six"))
+	})
+
+	It("tries again after a failed write", func() {
+		_, seven := pod("seven")
+		before := back.set(true)
+		write("web-1", endpoint(seven))
+		Eventually(func() int { return back.set(true) }).Should(BeNumerically(">", before+1))
+		back.set(false)
+		Eventually(asked(lab.Namespace), "10s").Should(Equal("seven"))
+	})
+
+	It("repairs what others delete", func() {
+		Expect(podnet.Cleanup(ctx, GinkgoT().TempDir(), lab.Path)).To(Succeed())
+		Eventually(func() error {
+			// The pods are unwired, but the rules are back: the packet is answered, by the route.
+			_, err := lab.Dial("tcp", svc, time.Second)
+			return err
+		}, "5s").ShouldNot(MatchError(syscall.ECONNREFUSED))
+	})
+
+	It("follows the deletion of the service", func() {
+		Expect(api.Delete(ctx, upstream.FromService(&corev1.Service{
+			ObjectMeta: service("web", "").ObjectMeta,
+		}))).To(Succeed())
+		Expect(pods.Restore(ctx, nil)).To(Succeed())
+		Eventually(func() error {
+			_, err := lab.Dial("tcp", svc, time.Second)
+			return err
+		}, "10s").Should(MatchError(syscall.ECONNREFUSED))
+	})
+})
