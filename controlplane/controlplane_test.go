@@ -2,11 +2,13 @@ package controlplane_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -29,6 +31,7 @@ import (
 	dnetworkingv1alpha1 "drayage.dev/apis/networking/v1alpha1"
 	"drayage.dev/config"
 	"drayage.dev/controlplane"
+	"drayage.dev/controlplane/pki"
 	"drayage.dev/test/env"
 )
 
@@ -203,5 +206,23 @@ var _ = Describe("the service default/kubernetes", func() {
 		Expect(c.Delete(ctx, service)).To(Succeed())
 		Expect(c.Delete(ctx, slice)).To(Succeed())
 		Eventually(kept, "15s").Should(Succeed())
+	})
+})
+
+var _ = Describe("a renewed certificate", func() {
+	It("is served without a restart", func(ctx context.Context) {
+		e, _ := start(ctx, env.WithCRDs())
+		serial := func() string {
+			GinkgoHelper()
+			connection, err := tls.Dial("tcp", strings.TrimPrefix(e.Config.Host, "https://"), &tls.Config{InsecureSkipVerify: true})
+			Expect(err).NotTo(HaveOccurred())
+			defer connection.Close()
+			return connection.ConnectionState().PeerCertificates[0].SerialNumber.String()
+		}
+		before := serial()
+		certs, err := pki.Ensure(pki.Config{Dir: filepath.Join(e.DataDir, "server/pki"), DNSNames: []string{"another.example.com"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(certs.ServingCert()).To(BeARegularFile())
+		Eventually(serial, "20s").ShouldNot(Equal(before))
 	})
 })

@@ -37,9 +37,14 @@ import (
 	_ "drayage.dev/controlplane/quiet" // silences a logger, see there
 )
 
-// apiServerCount is how many API servers the definitions of kinds wait for. With more than one, upstream
-// delays each by five seconds, for the sake of clients that change servers between two requests.
-const apiServerCount = 1
+// apiServerCount is how many API servers a new kind waits for. With more than one, upstream delays each by
+// five seconds, for the sake of clients that change servers between two requests.
+func (r *runner) apiServerCount() int {
+	if r.alone() {
+		return 1
+	}
+	return 2
+}
 
 // serviceAccountIssuer is what tokens say about where they come from.
 const serviceAccountIssuer = "https://kubernetes.default.svc.cluster.local"
@@ -70,7 +75,7 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 		return nil, fmt.Errorf("configuring the API server: %w", err)
 	}
 	authInfo := webhook.NewDefaultAuthenticationInfoResolverWrapper(native.ProxyTransport, generic.EgressSelector, generic.LoopbackClientConfig, generic.TracerProvider)
-	extensions, err := controlplaneapiserver.CreateAPIExtensionsConfig(*generic, informers, initializers, opts, apiServerCount, resolver, authInfo)
+	extensions, err := controlplaneapiserver.CreateAPIExtensionsConfig(*generic, informers, initializers, opts, r.apiServerCount(), resolver, authInfo)
 	if err != nil {
 		return nil, fmt.Errorf("configuring the server of custom resources: %w", err)
 	}

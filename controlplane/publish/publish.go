@@ -41,6 +41,12 @@ const (
 	managedBy = "drayage-controlplane"
 
 	period = 5 * time.Second
+
+	// renewedAnnotation says when one of several servers last stood by its slice; others remove it
+	// after slicePatience.
+	renewedAnnotation = "drayage.dev/renewed-at"
+	renewPeriod       = 20 * time.Second
+	slicePatience     = time.Minute
 )
 
 // Config says what to publish.
@@ -101,6 +107,28 @@ func publish(ctx context.Context, c client.Client, config Config) error {
 	if _, err := controllerutil.CreateOrPatch(ctx, c, slice, func() error { wantSlice(slice, config); return nil }); err != nil {
 		return fmt.Errorf("keeping the endpoint slice %s/%s: %w", namespace, slice.Name, err)
 	}
+	return removeGone(ctx, c, slice.Name, time.Now())
+}
+
+// removeGone removes the slices of servers that have stopped standing by theirs.
+func removeGone(ctx context.Context, c client.Client, own string, now time.Time) error {
+	slices := &ddiscoveryv1.EndpointSliceList{}
+	if err := c.List(ctx, slices, client.InNamespace(namespace), client.MatchingLabels{
+		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: managedBy,
+	}); err != nil {
+		return fmt.Errorf("listing the endpoints of other servers: %w", err)
+	}
+	for i := range slices.Items {
+		slice := &slices.Items[i]
+		// A slice without the annotation is of a server that was alone, and is not any more.
+		renewed, err := time.Parse(time.RFC3339, slice.Annotations[renewedAnnotation])
+		if slice.Name == own || err == nil && now.Sub(renewed) < slicePatience {
+			continue
+		}
+		if err := c.Delete(ctx, slice, client.Preconditions{UID: &slice.UID, ResourceVersion: &slice.ResourceVersion}); client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) {
+			return fmt.Errorf("removing the endpoint slice %s of a server that is gone: %w", slice.Name, err)
+		}
+	}
 	return nil
 }
 
@@ -136,6 +164,12 @@ func wantService(service *dcorev1.Service, config Config) {
 func wantSlice(slice *ddiscoveryv1.EndpointSlice, config Config) {
 	metav1.SetMetaDataLabel(&slice.ObjectMeta, discoveryv1.LabelServiceName, name)
 	metav1.SetMetaDataLabel(&slice.ObjectMeta, discoveryv1.LabelManagedBy, managedBy)
+	if config.Server != "" {
+		renewed, err := time.Parse(time.RFC3339, slice.Annotations[renewedAnnotation])
+		if now := time.Now(); err != nil || now.Sub(renewed) >= renewPeriod {
+			metav1.SetMetaDataAnnotation(&slice.ObjectMeta, renewedAnnotation, now.UTC().Format(time.RFC3339))
+		}
+	}
 	slice.AddressType = discoveryv1.AddressTypeIPv4
 	if config.Endpoint.Addr().Is6() {
 		slice.AddressType = discoveryv1.AddressTypeIPv6
