@@ -46,7 +46,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	if err != nil {
 		return nil, fmt.Errorf("preparing connections to nodes: %w", err)
 	}
-	broker, err := podobjects.New(config.Client)
+	broker, err := podobjects.New(ctx, config.Client)
 	if err != nil {
 		return nil, err
 	}
@@ -58,9 +58,8 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, legacyscheme.Scheme, legacyscheme.ParameterCodec, legacyscheme.Codecs)
 	info.PrioritizedVersions = []schema.GroupVersion{gv}
 	info.VersionedResourcesStorageMap[gv.Version] = map[string]rest.Storage{
-		subresourcesv1alpha1.PodsResource: &parent{kind: "PodSubresources", singular: "pod", namespaced: true},
-		podsPath(subresourcesv1alpha1.LogSubresource): &logREST{
-			pods: pods, nodes: nodes},
+		subresourcesv1alpha1.PodsResource:             &parent{kind: "PodSubresources", singular: "pod", namespaced: true},
+		podsPath(subresourcesv1alpha1.LogSubresource): &logREST{pods: pods, nodes: nodes},
 		podsPath(subresourcesv1alpha1.ExecSubresource): &execREST{
 			&podrest.ExecREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 		podsPath(subresourcesv1alpha1.AttachSubresource): &attachREST{
@@ -68,10 +67,9 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 		podsPath(subresourcesv1alpha1.PortForwardSubresource): &portForwardREST{
 			&podrest.PortForwardREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 
-		subresourcesv1alpha1.NodesResource: &parent{kind: "NodeSubresources", singular: "node"},
-		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{
-			ctx: ctx, broker: broker},
-		nodesPath(subresourcesv1alpha1.PodTokensSubresource): &podTokensREST{broker: broker},
+		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "node"},
+		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker},
+		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker},
 	}
 	return &info, nil
 }

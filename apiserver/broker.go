@@ -26,7 +26,6 @@ const maxTokenRequestBytes = 64 << 10
 // podObjectsREST is nodes/podobjects.
 type podObjectsREST struct {
 	statusKind
-	ctx    context.Context
 	broker *podobjects.Broker
 }
 
@@ -45,11 +44,7 @@ func (r *podObjectsREST) Connect(ctx context.Context, node string, _ runtime.Obj
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		ctx, cancel := context.WithCancel(request.Context())
-		defer cancel()
-		// The request would outlive a server that is asked to stop.
-		defer context.AfterFunc(r.ctx, cancel)()
-		r.broker.Stream(ctx, caller, node, w)
+		r.broker.Stream(request.Context(), caller, node, w)
 	}), nil
 }
 

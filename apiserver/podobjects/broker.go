@@ -23,8 +23,8 @@ import (
 // stream, and comes back when it can.
 const writeTimeout = 30 * time.Second
 
-// Broker streams pods' objects to nodes and mints tokens for them. It has no goroutine of its own: all
-// that it watches belongs to a stream.
+// Broker streams pods' objects to nodes and mints tokens for them. It watches what its streams need, and
+// for a short while what they needed.
 type Broker struct {
 	client  kubernetes.Interface
 	pods    rest.Interface
@@ -38,9 +38,9 @@ type Broker struct {
 // reader is who reads which node's stream.
 type reader struct{ user, node string }
 
-// New returns a broker that reads and mints with config, whose identity must be allowed to list and
+// New returns a broker that reads and mints with config, until ctx ends, whose identity must be allowed to list and
 // watch Pods, Secrets, ConfigMaps and ServiceAccounts and to create tokens in every namespace.
-func New(config *rest.Config) (*Broker, error) {
+func New(ctx context.Context, config *rest.Config) (*Broker, error) {
 	config = rest.CopyConfig(config)
 	// One stream may start hundreds of watches at once, and what bounds them is the pods of a node.
 	config.QPS, config.RateLimiter = -1, nil
@@ -56,15 +56,17 @@ func New(config *rest.Config) (*Broker, error) {
 		return nil, fmt.Errorf("making the broker's client for pods: %w", err)
 	}
 	return &Broker{
-		client: client, pods: pods, watches: newWatches(client), streams: map[reader]*context.CancelFunc{},
+		client: client, pods: pods, watches: newWatches(ctx, client), streams: map[reader]*context.CancelFunc{},
 	}, nil
 }
 
-// Stream answers w with the frames of node's pods until ctx ends, w fails or the same user asks for the
+// Stream answers w with the frames of node's pods until ctx or the broker ends, w fails or the same user asks for the
 // same stream again: the newer connection is the one that is read.
 func (b *Broker) Stream(ctx context.Context, user, node string, w http.ResponseWriter) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A request outlives a server that is asked to stop.
+	defer context.AfterFunc(b.watches.ctx, cancel)()
 	defer b.enter(reader{user, node}, &cancel)()
 
 	w.Header().Set("Content-Type", subresourcesv1alpha1.PodObjectsContentType)

@@ -17,8 +17,8 @@ const defaultServiceAccount = "default"
 type needs struct {
 	refs subresourcesv1alpha1.PodReferences
 	// account names the service account whose pull secrets the pod uses; empty when the pod has its
-	// own. Upstream's admission copies the account's into the pod when it is created; here they are
-	// read while the pod runs, so that a secret added later helps a pod that cannot pull.
+	// own. Admission copies the account's into a pod that is created; they are read again here, so
+	// that a pull secret added to the account later helps a pod that cannot pull.
 	account string
 }
 

@@ -27,6 +27,11 @@ const (
 // it is kubelet's choice for its watches of single objects.
 const minWatchTimeout = 30 * time.Minute
 
+// linger is how long an object stays watched when nobody needs it any more: a pod that is replaced, or the
+// first one of a namespace after a while, finds its service account and the cluster's root certificate
+// known.
+const linger = time.Minute
+
 // key names one object.
 type key struct {
 	kind      kind
@@ -40,7 +45,10 @@ type subscriber interface{ changed(key) }
 
 // watches holds one watch for each object that some subscriber has acquired.
 type watches struct {
+	// ctx ends all watches.
+	ctx    context.Context
 	client kubernetes.Interface
+	linger time.Duration
 
 	mu      sync.Mutex
 	objects map[key]*object
@@ -48,7 +56,9 @@ type watches struct {
 
 // object is the state of one watched object. The lock of its watches guards it.
 type object struct {
-	stop        context.CancelFunc
+	stop context.CancelFunc
+	// idle runs while there is no subscriber, and stops the watch in the end.
+	idle        *time.Timer
 	subscribers map[subscriber]struct{}
 	// known is set by the first list; until then nobody knows whether the object exists.
 	known bool
@@ -56,8 +66,8 @@ type object struct {
 	current metav1.Object
 }
 
-func newWatches(client kubernetes.Interface) *watches {
-	return &watches{client: client, objects: map[key]*object{}}
+func newWatches(ctx context.Context, client kubernetes.Interface) *watches {
+	return &watches{ctx: ctx, client: client, linger: linger, objects: map[key]*object{}}
 }
 
 // acquire keeps k watched until release. s is told at once when the object's state is known already.
@@ -66,10 +76,13 @@ func (w *watches) acquire(k key, s subscriber) {
 	defer w.mu.Unlock()
 	o, ok := w.objects[k]
 	if !ok {
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(w.ctx)
 		o = &object{stop: cancel, subscribers: map[subscriber]struct{}{}}
 		w.objects[k] = o
 		go w.reflector(k, &objectStore{watches: w, key: k, object: o}).RunWithContext(ctx)
+	}
+	if o.idle != nil {
+		o.idle.Stop()
 	}
 	o.subscribers[s] = struct{}{}
 	if o.known {
@@ -77,7 +90,7 @@ func (w *watches) acquire(k key, s subscriber) {
 	}
 }
 
-// release ends s's interest in k. The last one to leave stops the watch.
+// release ends s's interest in k. The watch stops a while after the last one has left.
 func (w *watches) release(k key, s subscriber) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -87,6 +100,15 @@ func (w *watches) release(k key, s subscriber) {
 	}
 	delete(o.subscribers, s)
 	if len(o.subscribers) == 0 {
+		o.idle = time.AfterFunc(w.linger, func() { w.forget(k, o) })
+	}
+}
+
+// forget stops the watch of k unless somebody has come back to it.
+func (w *watches) forget(k key, o *object) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(o.subscribers) == 0 && w.objects[k] == o {
 		o.stop()
 		delete(w.objects, k)
 	}
@@ -140,7 +162,7 @@ func (w *watches) reflector(k key, store cache.ReflectorStore) *cache.Reflector 
 			return core.ServiceAccounts(k.namespace).Watch(ctx, o)
 		}
 	}
-	return cache.NewReflectorWithOptions(lw, expected, store, cache.ReflectorOptions{
+	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, w.client), expected, store, cache.ReflectorOptions{
 		Name:            "podobjects " + string(k.kind) + " " + k.namespace + "/" + k.name,
 		MinWatchTimeout: minWatchTimeout,
 	})
@@ -155,17 +177,40 @@ type objectStore struct {
 
 var _ cache.ReflectorStore = &objectStore{}
 
-func (s *objectStore) Add(obj any) error    { s.set(obj.(metav1.Object)); return nil }
-func (s *objectStore) Update(obj any) error { s.set(obj.(metav1.Object)); return nil }
-func (s *objectStore) Delete(any) error     { s.set(nil); return nil }
-func (s *objectStore) Resync() error        { return nil }
+func (s *objectStore) Add(obj any) error { return s.Update(obj) }
+func (s *objectStore) Resync() error     { return nil }
+
+func (s *objectStore) Update(obj any) error {
+	if o := s.only(obj); o != nil {
+		s.set(o)
+	}
+	return nil
+}
+
+func (s *objectStore) Delete(obj any) error {
+	if s.only(obj) != nil {
+		s.set(nil)
+	}
+	return nil
+}
 
 func (s *objectStore) Replace(list []any, _ string) error {
 	var current metav1.Object
-	if len(list) > 0 {
-		current = list[0].(metav1.Object)
+	for _, obj := range list {
+		if o := s.only(obj); o != nil {
+			current = o
+		}
 	}
 	s.set(current)
+	return nil
+}
+
+// only returns obj if it is the object of this store. That is not left to a selector alone: what goes to
+// a node under a name must be what has that name.
+func (s *objectStore) only(obj any) metav1.Object {
+	if o, ok := obj.(metav1.Object); ok && o.GetName() == s.key.name && o.GetNamespace() == s.key.namespace {
+		return o
+	}
 	return nil
 }
 
