@@ -2,6 +2,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"k8s.io/component-base/cli"
@@ -9,4 +10,9 @@ import (
 	"drayage.dev/cmd/dray-scheduler/app"
 )
 
-func main() { os.Exit(cli.Run(app.NewCommand())) }
+func main() {
+	if err := cli.RunNoErrOutput(app.NewCommand()); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
