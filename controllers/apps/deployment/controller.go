@@ -151,7 +151,7 @@ func (r *reconciler) patchRevision(ctx context.Context, stored *dappsv1.Deployme
 	return nil
 }
 
-// patchStatus writes status when it says something new. The patch carries the resource version, since
+// patchStatus writes status when it says something new. The write carries the resource version, since
 // conditions are a list that it replaces.
 func (r *reconciler) patchStatus(ctx context.Context, stored *dappsv1.Deployment, status dappsv1.DeploymentStatus) error {
 	if sameStatus(stored.Status, status) {
@@ -159,9 +159,15 @@ func (r *reconciler) patchStatus(ctx context.Context, stored *dappsv1.Deployment
 	}
 	base := stored.DeepCopy()
 	stored.Status = status
-	err := r.client.Status().Patch(ctx, stored, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	var err error
+	if base.Status.ObservedGeneration == 0 {
+		// A patch leaves out what is zero before and after, and a first status must have some of that.
+		err = r.client.Status().Update(ctx, stored)
+	} else {
+		err = r.client.Status().Patch(ctx, stored, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	}
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("patching the status of Deployment %s: %w", client.ObjectKeyFromObject(base), err)
+		return fmt.Errorf("writing the status of Deployment %s: %w", client.ObjectKeyFromObject(base), err)
 	}
 	return nil
 }

@@ -107,9 +107,15 @@ func (r *reconciler) patchStatus(ctx context.Context, set *dappsv1.ReplicaSet, s
 	}
 	base := set.DeepCopy()
 	set.Status = status
-	err := r.client.Status().Patch(ctx, set, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	var err error
+	if base.Status.ObservedGeneration == 0 {
+		// A patch leaves out what is zero before and after, and a first status must have some of that.
+		err = r.client.Status().Update(ctx, set)
+	} else {
+		err = r.client.Status().Patch(ctx, set, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	}
 	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("patching the status of ReplicaSet %s: %w", client.ObjectKeyFromObject(set), err)
+		return fmt.Errorf("writing the status of ReplicaSet %s: %w", client.ObjectKeyFromObject(set), err)
 	}
 	return nil
 }
