@@ -10,6 +10,7 @@ import (
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/controllers/core/claims"
+	"drayage.dev/controllers/core/endpointslice"
 	"drayage.dev/controllers/core/service"
 )
 
@@ -30,6 +31,7 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 	for _, add := range []func() error{
 		func() error { return claims.AddSweeper(mgr) },
 		func() error { return service.Add(mgr, service.Config{ServiceCIDR: cfg.ServiceCIDR}) },
+		func() error { return endpointslice.Add(mgr) },
 	} {
 		if err := add(); err != nil {
 			return err
