@@ -43,7 +43,7 @@ goes on where it was, also after a crash.`,
 		RunE: func(command *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			cfg.ControlPlane.Ready = func(info controlplane.Info) { fmt.Fprint(command.OutOrStdout(), describe(info)) }
+			cfg.ControlPlane.Ready = func(info controlplane.Info) { fmt.Fprint(command.OutOrStdout(), Describe(info)) }
 			return Run(logging.Setup(ctx, logs), cfg)
 		},
 	}

@@ -120,8 +120,8 @@ func keepRunning(ctx context.Context, name string, run func(context.Context) err
 	}
 }
 
-// describe is what a person who started a server wants to know next.
-func describe(info controlplane.Info) string {
+// Describe is what a person who started a server wants to know next.
+func Describe(info controlplane.Info) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "The control plane is ready at %s\n\n", info.URL)
 	fmt.Fprintf(&b, "  Use it:         export KUBECONFIG=%s\n", info.Kubeconfigs["admin"])
