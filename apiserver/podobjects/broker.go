@@ -31,12 +31,12 @@ type Broker struct {
 	watches *watches
 
 	mu sync.Mutex
-	// streams ends the stream that each reader has; a reader has one at most.
-	streams map[reader]*context.CancelFunc
+	// streams ends the stream that each caller has; a caller has one at most.
+	streams map[caller]*context.CancelFunc
 }
 
-// reader is who reads which node's stream.
-type reader struct{ user, node string }
+// caller is who reads which node's stream.
+type caller struct{ user, node string }
 
 // New returns a broker that reads and mints with config, until ctx ends, whose identity must be allowed to list and
 // watch Pods, Secrets, ConfigMaps and ServiceAccounts and to create tokens in every namespace.
@@ -56,7 +56,7 @@ func New(ctx context.Context, config *rest.Config) (*Broker, error) {
 		return nil, fmt.Errorf("making the broker's client for pods: %w", err)
 	}
 	return &Broker{
-		client: client, pods: pods, watches: newWatches(ctx, client), streams: map[reader]*context.CancelFunc{},
+		client: client, pods: pods, watches: newWatches(ctx, client), streams: map[caller]*context.CancelFunc{},
 	}, nil
 }
 
@@ -67,7 +67,7 @@ func (b *Broker) Stream(ctx context.Context, user, node string, w http.ResponseW
 	defer cancel()
 	// A request outlives a server that is asked to stop.
 	defer context.AfterFunc(b.watches.ctx, cancel)()
-	defer b.enter(reader{user, node}, &cancel)()
+	defer b.enter(caller{user, node}, &cancel)()
 
 	w.Header().Set("Content-Type", subresourcesv1alpha1.PodObjectsContentType)
 	w.Header().Set("Cache-Control", "no-store")
@@ -94,19 +94,19 @@ func (b *Broker) Stream(ctx context.Context, user, node string, w http.ResponseW
 	<-done
 }
 
-// enter makes cancel the end of r's stream and ends the one before. The returned function leaves.
-func (b *Broker) enter(r reader, cancel *context.CancelFunc) (leave func()) {
+// enter makes cancel the end of c's stream and ends the one before. The returned function leaves.
+func (b *Broker) enter(c caller, cancel *context.CancelFunc) (leave func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if earlier := b.streams[r]; earlier != nil {
+	if earlier := b.streams[c]; earlier != nil {
 		(*earlier)()
 	}
-	b.streams[r] = cancel
+	b.streams[c] = cancel
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.streams[r] == cancel {
-			delete(b.streams, r)
+		if b.streams[c] == cancel {
+			delete(b.streams, c)
 		}
 	}
 }

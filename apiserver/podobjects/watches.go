@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -79,7 +80,7 @@ func (w *watches) acquire(k key, s subscriber) {
 		ctx, cancel := context.WithCancel(w.ctx)
 		o = &object{stop: cancel, subscribers: map[subscriber]struct{}{}}
 		w.objects[k] = o
-		go w.reflector(k, &objectStore{watches: w, key: k, object: o}).RunWithContext(ctx)
+		go w.follow(ctx, k, &objectStore{watches: w, key: k, object: o})
 	}
 	if o.idle != nil {
 		o.idle.Stop()
@@ -124,48 +125,64 @@ func (w *watches) get(k key) (metav1.Object, bool) {
 	return nil, false
 }
 
-// reflector lists and watches the one object k into store.
-func (w *watches) reflector(k key, store cache.ReflectorStore) *cache.Reflector {
-	core := w.client.CoreV1()
-	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, k.name).String()
-	lw := &cache.ListWatch{}
-	var expected runtime.Object
-	switch k.kind {
-	case secretKind:
-		expected = &corev1.Secret{}
-		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = selector
-			return core.Secrets(k.namespace).List(ctx, o)
-		}
-		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = selector
-			return core.Secrets(k.namespace).Watch(ctx, o)
-		}
-	case configMapKind:
-		expected = &corev1.ConfigMap{}
-		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = selector
-			return core.ConfigMaps(k.namespace).List(ctx, o)
-		}
-		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = selector
-			return core.ConfigMaps(k.namespace).Watch(ctx, o)
-		}
-	case serviceAccountKind:
-		expected = &corev1.ServiceAccount{}
-		lw.ListWithContextFunc = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = selector
-			return core.ServiceAccounts(k.namespace).List(ctx, o)
-		}
-		lw.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = selector
-			return core.ServiceAccounts(k.namespace).Watch(ctx, o)
-		}
+// follow keeps store at the state of the object k until ctx ends.
+func (w *watches) follow(ctx context.Context, k key, store *objectStore) {
+	from := w.source(k)
+	// A watch waits for the API server's cache to catch up before it begins, a tenth of a second where
+	// little is written; a pod that starts should not. An error is the watch's to meet again.
+	if current, err := from.get(ctx); err == nil {
+		store.set(current)
+	} else if apierrors.IsNotFound(err) {
+		store.set(nil)
 	}
-	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, w.client), expected, store, cache.ReflectorOptions{
+	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(&from.lw, w.client), from.expected, store, cache.ReflectorOptions{
 		Name:            "podobjects " + string(k.kind) + " " + k.namespace + "/" + k.name,
 		MinWatchTimeout: minWatchTimeout,
-	})
+	}).RunWithContext(ctx)
+}
+
+// source is how one object is read.
+type source struct {
+	get      func(context.Context) (metav1.Object, error)
+	lw       cache.ListWatch
+	expected runtime.Object
+}
+
+func (w *watches) source(k key) source {
+	core := w.client.CoreV1()
+	switch k.kind {
+	case secretKind:
+		return sourceOf[*corev1.Secret, *corev1.SecretList](core.Secrets(k.namespace), k.name, &corev1.Secret{})
+	case configMapKind:
+		return sourceOf[*corev1.ConfigMap, *corev1.ConfigMapList](core.ConfigMaps(k.namespace), k.name, &corev1.ConfigMap{})
+	default:
+		return sourceOf[*corev1.ServiceAccount, *corev1.ServiceAccountList](core.ServiceAccounts(k.namespace), k.name, &corev1.ServiceAccount{})
+	}
+}
+
+// reader is what the clients of all kinds have in common.
+type reader[T, L any] interface {
+	Get(context.Context, string, metav1.GetOptions) (T, error)
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+func sourceOf[T metav1.Object, L runtime.Object](client reader[T, L], name string, expected runtime.Object) source {
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+	return source{
+		get: func(ctx context.Context) (metav1.Object, error) { return client.Get(ctx, name, metav1.GetOptions{}) },
+		lw: cache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.FieldSelector = selector
+				return client.List(ctx, o)
+			},
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.FieldSelector = selector
+				return client.Watch(ctx, o)
+			},
+		},
+		expected: expected,
+	}
 }
 
 // objectStore receives what a reflector of one object sees.
