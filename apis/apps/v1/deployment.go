@@ -49,16 +49,26 @@ type DeploymentStatus struct {
 	// Summary carries the columns of `kubectl get`; no program should read it.
 	//
 	// +optional
+	// +kubebuilder:default={}
 	Summary DeploymentSummary `json:"summary,omitempty"`
 }
 
 // DeploymentSummary is a deployment in the words of `kubectl get deployments`.
 type DeploymentSummary struct {
 	// Ready counts ready replicas of the desired ones, as in "2/3".
+	//
+	// +optional
+	// +kubebuilder:default="0/0"
 	Ready string `json:"ready"`
 	// UpToDate counts the replicas of the current template.
+	//
+	// +optional
+	// +kubebuilder:default=0
 	UpToDate int32 `json:"upToDate"`
 	// Available counts the replicas that have been ready for minReadySeconds.
+	//
+	// +optional
+	// +kubebuilder:default=0
 	Available int32 `json:"available"`
 }
 

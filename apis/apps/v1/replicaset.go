@@ -45,12 +45,16 @@ type ReplicaSetStatus struct {
 	// Summary carries the columns of `kubectl get`; no program should read it.
 	//
 	// +optional
+	// +kubebuilder:default={}
 	Summary ReplicaSetSummary `json:"summary,omitempty"`
 }
 
 // ReplicaSetSummary is a replica set in the words of `kubectl get replicasets`.
 type ReplicaSetSummary struct {
 	// Ready counts the ready replicas.
+	//
+	// +optional
+	// +kubebuilder:default=0
 	Ready int32 `json:"ready"`
 }
 

@@ -53,8 +53,12 @@ type NodeStatus struct {
 // NodeSummary is a node in the words of `kubectl get nodes`.
 type NodeSummary struct {
 	// Status is Ready, NotReady or Unknown, with ",SchedulingDisabled" behind it on a cordoned node.
+	//
+	// +optional
 	Status string `json:"status"`
 	// Roles are the node's roles from its node-role.kubernetes.io/ labels, or "<none>".
+	//
+	// +optional
 	Roles string `json:"roles"`
 }
 

@@ -76,10 +76,16 @@ type PodStatus struct {
 // PodSummary is a pod in the words of `kubectl get pods`.
 type PodSummary struct {
 	// Ready counts ready containers of all containers, as in "1/2".
+	//
+	// +optional
 	Ready string `json:"ready"`
 	// Status is the phase, or the reason that stands in its way, such as "CrashLoopBackOff".
+	//
+	// +optional
 	Status string `json:"status"`
 	// Restarts counts the restarts of all containers, with the time since the last one left out.
+	//
+	// +optional
 	Restarts string `json:"restarts"`
 }
 

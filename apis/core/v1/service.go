@@ -47,8 +47,12 @@ type ServiceStatus struct {
 // ServiceSummary is a service in the words of `kubectl get services`.
 type ServiceSummary struct {
 	// ExternalIP lists the addresses outside the cluster, "<none>" or "<pending>".
+	//
+	// +optional
 	ExternalIP string `json:"externalIP"`
 	// Ports lists the ports, as in "80:30080/TCP,443/TCP".
+	//
+	// +optional
 	Ports string `json:"ports"`
 }
 

@@ -26,12 +26,14 @@ type EndpointSlice struct {
 	//
 	// +kubebuilder:validation:MaxItems=1000
 	// +optional
+	// +nullable
 	Endpoints []discoveryv1.Endpoint `json:"endpoints"`
 
 	// Ports are the ports that each endpoint exposes, at most 100.
 	//
 	// +kubebuilder:validation:MaxItems=100
 	// +optional
+	// +nullable
 	Ports []discoveryv1.EndpointPort `json:"ports,omitempty"`
 }
 
