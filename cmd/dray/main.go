@@ -14,8 +14,11 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
+	agentapp "drayage.dev/cmd/dray-agent/app"
 	managerapp "drayage.dev/cmd/dray-manager/app"
 	schedulerapp "drayage.dev/cmd/dray-scheduler/app"
+	"drayage.dev/cmd/dray/agentjoin"
+	"drayage.dev/cmd/dray/cleannode"
 	"drayage.dev/cmd/dray/convert"
 	"drayage.dev/cmd/dray/delete"
 	"drayage.dev/cmd/dray/kubectl"
@@ -23,6 +26,7 @@ import (
 	"drayage.dev/cmd/dray/server"
 	"drayage.dev/cmd/dray/streams"
 	"drayage.dev/cmd/dray/token"
+	"drayage.dev/cmd/dray/up"
 	"drayage.dev/internal/version"
 )
 
@@ -47,6 +51,8 @@ func commandFor(name string) *cobra.Command {
 		command = managerapp.NewCommand()
 	case "dray-scheduler":
 		command = schedulerapp.NewCommand()
+	case "dray-agent":
+		command = agentapp.NewCommand()
 	default:
 		return newCommand(genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})
 	}
@@ -74,7 +80,7 @@ and is its command line.`,
 		&cobra.Group{ID: "use", Title: "Use it:"},
 	)
 	for id, commands := range map[string][]*cobra.Command{
-		"run": {server.NewCommand(), token.NewCommand()},
+		"run": {up.NewCommand(), server.NewCommand(), agentjoin.NewCommand(), token.NewCommand(), cleannode.NewCommand()},
 		"use": {
 			kubectl.NewCommand(streamsIO), convert.NewCommand(streamsIO), rollout.NewCommand(streamsIO), delete.NewCommand(streamsIO),
 			streams.NewLogs(streamsIO), streams.NewExec(streamsIO), streams.NewAttach(streamsIO), streams.NewPortForward(streamsIO),

@@ -128,7 +128,7 @@ func (d *demo) up() (ended <-chan error, terminate func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	cmd := exec.Command(d.dray, "up", "--data-dir", d.dataDir)
+	cmd := exec.Command(d.dray, "up", "--take-down", "--data-dir", d.dataDir)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the demo, which ends it in order
 	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
