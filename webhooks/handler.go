@@ -106,7 +106,8 @@ func refused(err error) ctrladmission.Response {
 type clientPatcher struct{ client client.Client }
 
 // PatchPod implements admission.PodPatcher.
-func (p clientPatcher) PatchPod(ctx context.Context, namespace, name string, kind types.PatchType, patch []byte) error {
+func (p clientPatcher) PatchPod(ctx context.Context, namespace, name string, mergePatch []byte) (*metav1.ObjectMeta, error) {
 	pod := &dcorev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	return p.client.Patch(ctx, pod, client.RawPatch(kind, patch), client.FieldOwner(fieldManager))
+	err := p.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, mergePatch), client.FieldOwner(fieldManager))
+	return &pod.ObjectMeta, err
 }

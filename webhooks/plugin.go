@@ -124,10 +124,15 @@ func content(object runtime.Object) map[string]any {
 
 // PatchPod implements admission.PodPatcher with the API server's own identity: whoever may delete a pod
 // may say how much time it gets.
-func (p *Plugin) PatchPod(ctx context.Context, namespace, name string, kind types.PatchType, patch []byte) error {
+func (p *Plugin) PatchPod(ctx context.Context, namespace, name string, mergePatch []byte) (*metav1.ObjectMeta, error) {
 	pods := p.dynamic.Resource(dcorev1.GroupVersion.WithResource("pods")).Namespace(namespace)
-	_, err := pods.Patch(ctx, name, kind, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return err
+	pod, err := pods.Patch(ctx, name, types.MergePatchType, mergePatch, metav1.PatchOptions{FieldManager: fieldManager})
+	if err != nil {
+		return nil, err
+	}
+	return &metav1.ObjectMeta{
+		ResourceVersion: pod.GetResourceVersion(), DeletionTimestamp: pod.GetDeletionTimestamp(), Finalizers: pod.GetFinalizers(),
+	}, nil
 }
 
 // fieldManager is the owner of what admission writes outside of the request at hand.

@@ -117,13 +117,19 @@ var _ = Describe("pods", func() {
 
 	It("are bound once, and not behind a gate", func(ctx context.Context) {
 		pod := createPod(ctx, nil)
+		Expect(patch(ctx, pod, `{"spec":{"nodeName":"Not A Node"}}`)).To(MatchError(ContainSubstring(`spec.nodeName: Invalid value: "Not A Node"`)))
 		Expect(patch(ctx, pod, `{"spec":{"nodeName":"n1"}}`)).To(Succeed())
 		Expect(patch(ctx, pod, `{"spec":{"nodeName":"n2"}}`)).To(MatchError(ContainSubstring("spec: Forbidden: pod updates may not change fields")))
 
 		gated := createPod(ctx, func(p *dcorev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}} })
 		Expect(patch(ctx, gated, `{"spec":{"nodeName":"n1"}}`)).To(MatchError(ContainSubstring("spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared")))
+		Expect(patch(ctx, gated, `{"metadata":{"annotations":{"a":"b"}},"spec":{"nodeName":"n1"}}`)).To(MatchError(ContainSubstring("cannot be set until all schedulingGates have been cleared")))
 		Expect(patch(ctx, gated, `{"spec":{"schedulingGates":null}}`)).To(Succeed())
 		Expect(patch(ctx, gated, `{"spec":{"nodeName":"n1"}}`)).To(Succeed())
+
+		deleted := createPod(ctx, nil)
+		Expect(api.Delete(ctx, deleted)).To(Succeed())
+		Expect(patch(ctx, deleted, `{"spec":{"nodeName":"n1"}}`)).To(MatchError(ContainSubstring("pod web is being deleted, cannot be assigned to a host")))
 	})
 
 	It("have their status validated, not their spec", func(ctx context.Context) {

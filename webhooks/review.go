@@ -54,6 +54,9 @@ func (r *reviewer) review(ctx context.Context, req *request, mutate bool) (warni
 	case req.operation == admissionv1.Update && !changes(req):
 		return nil, nil
 	}
+	if b := binding(req); b != nil {
+		return nil, admission.StatusError(kind.GroupKind(), kind.resource, b.Pod, b.Validate())
+	}
 	object, err := kind.decode(req.object, "status")
 	if err != nil {
 		return nil, err
@@ -63,9 +66,6 @@ func (r *reviewer) review(ctx context.Context, req *request, mutate bool) (warni
 		if old, err = kind.decode(req.old); err != nil {
 			return nil, err
 		}
-	}
-	if binding(req) {
-		return nil, kind.answer(object, admission.ValidateBinding(object.(*corev1.Pod), old.(*corev1.Pod)))
 	}
 	var errs field.ErrorList
 	if !mutate {
@@ -151,21 +151,28 @@ func annotations(content map[string]any) any {
 	return metadata["annotations"]
 }
 
-// binding says whether an update sets a pod's node and changes nothing else, as a scheduler does.
-func binding(req *request) bool {
+// binding returns what an update binds that sets a pod's node and changes nothing else, as a scheduler's
+// does, and nil for any other. It is every pod's write, so nothing is decoded for it.
+func binding(req *request) *admission.Binding {
 	if req.operation != admissionv1.Update || req.resource != podResource {
-		return false
+		return nil
 	}
 	is, _ := req.object["spec"].(map[string]any)
 	was, _ := req.old["spec"].(map[string]any)
 	node, _ := is["nodeName"].(string)
 	if before, _ := was["nodeName"].(string); node == "" || before != "" || len(is) != len(was)+1 {
-		return false
+		return nil
 	}
 	for name, value := range is {
 		if name != "nodeName" && !reflect.DeepEqual(value, was[name]) {
-			return false
+			return nil
 		}
 	}
-	return reflect.DeepEqual(annotations(req.object), annotations(req.old))
+	if !reflect.DeepEqual(annotations(req.object), annotations(req.old)) {
+		return nil
+	}
+	metadata, _ := req.old["metadata"].(map[string]any)
+	name, _ := metadata["name"].(string)
+	gates, _ := is["schedulingGates"].([]any)
+	return &admission.Binding{Pod: name, Node: node, Deleting: metadata["deletionTimestamp"] != nil, Gated: len(gates) > 0}
 }

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -18,8 +17,9 @@ import (
 
 // PodPatcher changes Drayage pods in the API.
 type PodPatcher interface {
-	// PatchPod applies a patch of the given type to a pod.
-	PatchPod(ctx context.Context, namespace, name string, kind types.PatchType, patch []byte) error
+	// PatchPod applies a merge patch to a pod and returns the resource version, deletion timestamp and
+	// finalizers that it has then (and whatever other metadata comes with them).
+	PatchPod(ctx context.Context, namespace, name string, mergePatch []byte) (*metav1.ObjectMeta, error)
 }
 
 // PrepareDelete carries a DELETE's gracePeriodSeconds to the agent: the API server ignores it for custom
@@ -40,20 +40,50 @@ func PrepareDelete(ctx context.Context, pod *corev1.Pod, options *metav1.DeleteO
 	if seconds < 0 {
 		seconds = 1 // as upstream takes it
 	}
-	finalizer := slices.Index(pod.Finalizers, dcorev1.NodeFinalizer)
-	if finalizer < 0 || !changesGracePeriod(pod, seconds) || dryRun {
+	if !slices.Contains(pod.Finalizers, dcorev1.NodeFinalizer) || !changesGracePeriod(pod, seconds) || dryRun {
 		return nil, nil
 	}
 	if options.Preconditions != nil && options.Preconditions.ResourceVersion != nil {
 		return []string{fmt.Sprintf("gracePeriodSeconds %d is not taken: it would change the pod, whose resourceVersion the deletion insists on; set the annotation %s instead", seconds, dcorev1.DeletionGracePeriodAnnotation)}, nil
 	}
-	if err := annotateGracePeriod(ctx, pod, seconds, pods); err != nil {
-		return nil, err
+	// A pod that has gone in the meantime is the deletion's to report.
+	return nil, ignoreNotFound(applyGracePeriod(ctx, pod, seconds, pods))
+}
+
+// applyGracePeriod annotates the pod, and takes the finalizer off for a forced deletion. The pod of an
+// admission request may be an older one from a cache, so the second step looks at what the first returns.
+func applyGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods PodPatcher) error {
+	patch := func(metadata map[string]any) (*metav1.ObjectMeta, error) {
+		metadata["uid"] = pod.UID
+		data, err := json.Marshal(map[string]any{"metadata": metadata})
+		if err != nil {
+			return nil, err
+		}
+		return pods.PatchPod(ctx, pod.Namespace, pod.Name, data)
 	}
-	if seconds > 0 || pod.DeletionTimestamp != nil {
-		return nil, nil
+	for attempt := 1; ; attempt++ {
+		current, err := patch(map[string]any{
+			"annotations": map[string]string{dcorev1.DeletionGracePeriodAnnotation: strconv.FormatInt(seconds, 10)},
+		})
+		if err != nil || seconds > 0 || current.DeletionTimestamp != nil || !slices.Contains(current.Finalizers, dcorev1.NodeFinalizer) {
+			return err
+		}
+		rest := slices.DeleteFunc(current.Finalizers, func(f string) bool { return f == dcorev1.NodeFinalizer })
+		_, err = patch(map[string]any{"finalizers": rest, "resourceVersion": current.ResourceVersion})
+		if !apierrors.IsConflict(err) || attempt == maxConflicts {
+			return err
+		}
 	}
-	return nil, removeFinalizer(ctx, pod, finalizer, pods)
+}
+
+// maxConflicts bounds how often a forced deletion tries anew to take the finalizer off.
+const maxConflicts = 5
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // changesGracePeriod says whether the agent must learn of the grace period of a deletion.
@@ -66,37 +96,4 @@ func changesGracePeriod(pod *corev1.Pod, seconds int64) bool {
 		return seconds < current
 	}
 	return seconds == 0 || seconds != current
-}
-
-func annotateGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods PodPatcher) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid":         pod.UID,
-		"annotations": map[string]string{dcorev1.DeletionGracePeriodAnnotation: strconv.FormatInt(seconds, 10)},
-	}})
-	if err != nil {
-		return err
-	}
-	return pods.PatchPod(ctx, pod.Namespace, pod.Name, types.MergePatchType, patch)
-}
-
-// removeFinalizer takes the finalizer off that stands at index. The test in the patch makes it fail when
-// it has moved since.
-func removeFinalizer(ctx context.Context, pod *corev1.Pod, index int, pods PodPatcher) error {
-	path := "/metadata/finalizers/" + strconv.Itoa(index)
-	patch, err := json.Marshal([]map[string]any{
-		{"op": "test", "path": "/metadata/uid", "value": pod.UID},
-		{"op": "test", "path": path, "value": dcorev1.NodeFinalizer},
-		{"op": "remove", "path": path},
-	})
-	if err != nil {
-		return err
-	}
-	switch err := pods.PatchPod(ctx, pod.Namespace, pod.Name, types.JSONPatchType, patch); {
-	case err == nil, apierrors.IsNotFound(err):
-		return nil
-	case apierrors.IsInvalid(err):
-		return apierrors.NewConflict(dcorev1.Resource("pods"), pod.Name, fmt.Errorf("removing the finalizer %s: the pod has changed", dcorev1.NodeFinalizer))
-	default:
-		return err
-	}
 }

@@ -2,12 +2,14 @@ package admission
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/core/validation"
 	podregistry "k8s.io/kubernetes/pkg/registry/core/pod"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -61,32 +63,41 @@ func prepareUpdate(ctx context.Context, pod, old *corev1.Pod) (warnings []string
 	return warnings, append(errs, more...)
 }
 
-// ValidateBinding says whether old may be given pod's node; nil where the node does not change or is
-// wrong in a way that update validation names.
-func ValidateBinding(pod, old *corev1.Pod) field.ErrorList {
-	if old.Spec.NodeName != "" || pod.Spec.NodeName == "" {
-		return nil
-	}
+// Binding is the one change of spec.nodeName that there may be, from none to one.
+type Binding struct {
+	// Pod and Node are names.
+	Pod, Node string
+	// Deleting says that the pod is being deleted, Gated that it still has scheduling gates.
+	Deleting, Gated bool
+}
+
+// Validate says why the pod may not be bound to the node; upstream's conditions. It is all that there is
+// to check of an update that only binds.
+func (b Binding) Validate() (errs field.ErrorList) {
 	path := field.NewPath("spec", "nodeName")
-	switch {
-	case old.DeletionTimestamp != nil:
-		return field.ErrorList{field.Forbidden(path, "pod "+pod.Name+" is being deleted, cannot be assigned to a host")}
-	case len(pod.Spec.SchedulingGates) > 0:
-		return field.ErrorList{field.Forbidden(path, "cannot be set until all schedulingGates have been cleared")}
+	if b.Deleting {
+		errs = append(errs, field.Forbidden(path, fmt.Sprintf("pod %s is being deleted, cannot be assigned to a host", b.Pod)))
 	}
-	return nil
+	if b.Gated {
+		errs = append(errs, field.Forbidden(path, "cannot be set until all schedulingGates have been cleared"))
+	}
+	for _, problem := range validation.ValidateNodeName(b.Node, false) {
+		errs = append(errs, field.Invalid(path, b.Node, problem))
+	}
+	return errs
 }
 
 // bind lets validation pass over the one change of spec.nodeName that there may be: upstream has a
 // subresource for it, and its update validation knows none.
 func bind(pod, old *corev1.Pod) field.ErrorList {
-	if errs := ValidateBinding(pod, old); len(errs) > 0 {
-		return errs
+	if old.Spec.NodeName != "" || pod.Spec.NodeName == "" {
+		return nil
 	}
-	if old.Spec.NodeName == "" {
-		old.Spec.NodeName = pod.Spec.NodeName
-	}
-	return nil
+	old.Spec.NodeName = pod.Spec.NodeName
+	return Binding{
+		Pod: pod.Name, Node: pod.Spec.NodeName,
+		Deleting: old.DeletionTimestamp != nil, Gated: len(pod.Spec.SchedulingGates) > 0,
+	}.Validate()
 }
 
 // validatePodStatus is upstream's validation of a change of status. The API server drops the status of a

@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,6 +38,9 @@ func useServiceAccount(ctx context.Context, pod *corev1.Pod, lookup Lookup) fiel
 		return refuse(path, fmt.Sprintf("error looking up service account %s/%s: %v", pod.Namespace, pod.Spec.ServiceAccountName, err))
 	case err != nil:
 		return field.ErrorList{field.InternalError(path, fmt.Errorf("error looking up service account %s/%s: %w", pod.Namespace, pod.Spec.ServiceAccountName, err))}
+	}
+	if enforced, _ := strconv.ParseBool(account.Annotations[serviceaccountadmission.EnforceMountableSecretsAnnotation]); enforced {
+		return field.ErrorList{field.Forbidden(path, fmt.Sprintf("the annotation %s of a service account is %s", serviceaccountadmission.EnforceMountableSecretsAnnotation, notImplemented))}
 	}
 	if wantsToken(pod, account) {
 		mountToken(pod)
