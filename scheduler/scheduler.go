@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -19,6 +20,9 @@ import (
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 )
+
+// stopPatience bounds the wait for informers at the end.
+const stopPatience = time.Second
 
 // Scheduler places pods. It is made by New and runs once.
 type Scheduler struct {
@@ -111,7 +115,8 @@ func (s *Scheduler) host(ctx context.Context, client kubernetes.Interface, confi
 	return nil
 }
 
-// Run places pods until ctx ends, then returns nil when everything that it started has ended.
+// Run places pods until ctx ends, then returns nil when everything that it started has ended, or is about
+// to end by itself.
 func (s *Scheduler) Run(ctx context.Context) error {
 	var started sync.WaitGroup
 	defer started.Wait()
@@ -120,9 +125,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 	defer s.broadcaster.Shutdown()
 	s.informers.Start(ctx.Done())
-	defer s.informers.Shutdown()
 	s.dynamic.Start(ctx.Done())
-	defer s.dynamic.Shutdown()
+	defer s.stopInformers()
 	started.Go(func() { s.scheduled.run(ctx) })
 
 	s.informers.WaitForCacheSync(ctx.Done())
@@ -133,6 +137,22 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	s.synced.Store(true)
 	s.upstream.Run(ctx)
 	return nil
+}
+
+// stopInformers waits for the informers, whose context has ended. A reflector that is about to try an API
+// server anew, one that is away, sits out its backoff of up to half a minute first; that is not worth a
+// process's clean end.
+func (s *Scheduler) stopInformers() {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.informers.Shutdown()
+		s.dynamic.Shutdown()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(stopPatience):
+	}
 }
 
 // Ready returns nil once the scheduler knows the cluster and places pods, else what it waits for.
