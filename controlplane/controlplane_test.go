@@ -188,14 +188,14 @@ func (hello) Connect(_ context.Context, id string, _ runtime.Object, _ rest.Resp
 
 var _ = Describe("the service default/kubernetes", func() {
 	It("leads to the API server and comes back when it is deleted", func(ctx context.Context) {
-		e, c := start(ctx)
+		e, c := start(ctx, env.WithConfig(func(c *controlplane.Config) { c.AdvertiseAddress = "192.0.2.9" }))
 		service := &dcorev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}}
 		slice := &ddiscoveryv1.EndpointSlice{ObjectMeta: service.ObjectMeta}
 		kept := func(g Gomega) {
 			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(service), service)).To(Succeed())
 			g.Expect(service.Spec.ClusterIP).To(Equal("10.96.0.1"))
 			g.Expect(c.Get(ctx, client.ObjectKeyFromObject(slice), slice)).To(Succeed())
-			g.Expect(slice.Endpoints[0].Addresses).To(ConsistOf("127.0.0.1"))
+			g.Expect(slice.Endpoints[0].Addresses).To(ConsistOf("192.0.2.9"))
 			g.Expect(e.Info.URL).To(HaveSuffix(fmt.Sprint(*slice.Ports[0].Port)))
 			claims := &dnetworkingv1alpha1.AllocationList{}
 			g.Expect(c.List(ctx, claims)).To(Succeed())

@@ -3,9 +3,11 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -67,6 +69,30 @@ func startEtcd(ctx context.Context, dir, socket string, ephemeral bool) (*embed.
 		etcd.Close()
 		return nil, nil, ctx.Err()
 	}
+}
+
+// etcdDialTimeout bounds the first contact with an etcd outside.
+const etcdDialTimeout = 3 * time.Second
+
+// reachable tells early, and in one line, that none of the members of an etcd outside answers.
+func reachable(ctx context.Context, endpoints []string) error {
+	var errs []string
+	for _, endpoint := range endpoints {
+		address, err := url.Parse(endpoint)
+		if err != nil || address.Scheme != "unix" && address.Port() == "" {
+			return fmt.Errorf("parsing --etcd-servers: %q is not a URL such as https://10.0.0.7:2379", endpoint)
+		}
+		network, target := "tcp", address.Host
+		if address.Scheme == "unix" {
+			network, target = "unix", address.Host+address.Path
+		}
+		connection, err := (&net.Dialer{Timeout: etcdDialTimeout}).DialContext(ctx, network, target)
+		if err == nil {
+			return connection.Close()
+		}
+		errs = append(errs, err.Error())
+	}
+	return fmt.Errorf("reaching etcd: %s: check that it runs and that --etcd-servers is right", strings.Join(errs, "; "))
 }
 
 // etcdLogger writes what an operator has to act on to standard error.

@@ -56,6 +56,8 @@ func Run(ctx context.Context, config Config) error {
 		// Last in, first out: everything that uses it has ended by then.
 		defer etcd.Close()
 		r.etcdServers = endpoints
+	} else if err := reachable(ctx, r.etcdServers); err != nil {
+		return err
 	}
 	return r.serve(ctx)
 }

@@ -62,7 +62,7 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 		upstreamcontrolplane.DefaultGenericAPIResourceConfigSource(),
 		openAPIDefinitions(config.APIGroups))
 	if err != nil {
-		return nil, fmt.Errorf("configuring the API server: %w", err)
+		return nil, fmt.Errorf("configuring the API server on the storage %v: %w", r.etcdServers, err)
 	}
 	if err := bound.connect(generic.LoopbackClientConfig); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func startEtcd() string {
 var _ = Describe("several servers on one etcd", func() {
 	It("serve the same objects and take over each other's housekeeping", func(ctx context.Context) {
 		endpoint := startEtcd()
-		shared := env.WithConfig(func(c *controlplane.Config) { c.EtcdServers = []string{endpoint} })
+		shared := env.WithConfig(func(c *controlplane.Config) { c.EtcdServers, c.AdvertiseAddress = []string{endpoint}, "192.0.2.9" })
 		first, c1 := start(ctx, shared)
 
 		dir, err := os.MkdirTemp("", "dray")

@@ -70,6 +70,9 @@ func Run(ctx context.Context, config Config) error {
 		return fmt.Errorf("publishing the API server: %w", err)
 	}
 	log := klog.FromContext(ctx)
+	if config.Endpoint.Addr().IsLoopback() {
+		log.Info("The API server is advertised on loopback, where pods cannot reach it: no endpoint is published", "address", config.Endpoint)
+	}
 	for ticker := time.NewTicker(period); ; {
 		if err := publish(ctx, c, config); err != nil && ctx.Err() == nil {
 			log.Error(err, "Publishing the API server failed, trying again", "in", period)
@@ -102,6 +105,9 @@ func publish(ctx context.Context, c client.Client, config Config) error {
 	owner := dnetworkingv1alpha1.AllocationOwner{Kind: "Service", Namespace: namespace, Name: name, UID: service.UID}
 	if err := claim(ctx, c, allocation.ServiceIP(config.ServiceIP, owner)); err != nil {
 		return err
+	}
+	if config.Endpoint.Addr().IsLoopback() {
+		return nil // in a pod that would be the pod itself
 	}
 	slice := &ddiscoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: config.sliceName()}}
 	if _, err := controllerutil.CreateOrPatch(ctx, c, slice, func() error { wantSlice(slice, config); return nil }); err != nil {

@@ -3,9 +3,11 @@
 package logging
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"io"
+	"os"
 	"strconv"
 
 	"github.com/spf13/pflag"
@@ -31,9 +33,9 @@ func Setup(ctx context.Context, options Options) context.Context {
 	klog.InitFlags(flags)
 	set := map[string]string{"v": strconv.Itoa(options.Verbosity)}
 	if options.Verbosity == 0 {
-		// Informational lines go to the output, which is dropped; errors go to standard error.
-		set["logtostderr"], set["stderrthreshold"] = "false", "ERROR"
+		set["logtostderr"], set["stderrthreshold"] = "false", "FATAL"
 		klog.SetOutput(io.Discard)
+		klog.SetOutputBySeverity("ERROR", telling{os.Stderr})
 	}
 	for name, value := range set {
 		// The flags are klog's own, so setting them cannot fail.
@@ -41,4 +43,16 @@ func Setup(ctx context.Context, options Options) context.Context {
 	}
 	own := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(options.Verbosity)))
 	return klog.NewContext(ctx, own)
+}
+
+// telling drops lines that every first start writes as errors and that nobody can do anything about.
+type telling struct{ out io.Writer }
+
+func (t telling) Write(line []byte) (int, error) {
+	for _, harmless := range []string{"The manifest file is empty", "Failed to ensure lease exists, will retry"} {
+		if bytes.Contains(line, []byte(harmless)) {
+			return len(line), nil
+		}
+	}
+	return t.out.Write(line)
 }
