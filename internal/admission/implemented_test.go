@@ -26,7 +26,7 @@ var implemented = map[string][]string{
 		"spec.imagePullSecrets...",
 		"spec.hostname",
 		"spec.subdomain",
-		"spec.setHostnameAsFQDN", // only false
+		"spec.setHostnameAsFQDN",
 		"spec.affinity...",
 		"spec.schedulerName",
 		"spec.tolerations...",
@@ -118,7 +118,7 @@ func implementedOfContainer(path string) []string {
 		"envFrom...",
 		"env[*].name", "env[*].value",
 		"env[*].valueFrom.fieldRef...", "env[*].valueFrom.resourceFieldRef...",
-		"env[*].valueFrom.configMapKeyRef...", "env[*].valueFrom.secretKeyRef...",
+		"env[*].valueFrom.configMapKeyRef...", "env[*].valueFrom.secretKeyRef...", "env[*].valueFrom.fileKeyRef...",
 		"resources.limits", "resources.requests", "resizePolicy...",
 		"volumeMounts...",
 		"livenessProbe...", "readinessProbe...", "startupProbe...",
