@@ -62,11 +62,13 @@ the field. The exit code is 0 all the same, and 1 with --strict, or when the inp
 	flags.BoolVarP(&o.recursive, "recursive", "R", false, "go into the directories of a directory")
 	flags.StringVarP(&o.output, "output", "o", "yaml", "yaml or json")
 	flags.BoolVar(&o.strict, "strict", false, "exit with 1 when something is left out or will be refused")
-	_ = command.MarkFlagRequired("filename")
 	return command
 }
 
 func (o *options) run() error {
+	if len(o.files) == 0 {
+		return errors.New(`no manifests to convert: name them with -f, as a file, a directory or "-" for standard input`)
+	}
 	if o.output != "yaml" && o.output != "json" {
 		return fmt.Errorf("output format %q is unknown: it is yaml or json", o.output)
 	}

@@ -165,7 +165,7 @@ spec:
 		_, _, err := dray(in, args...)
 		Expect(err).To(MatchError(ContainSubstring(message)))
 	},
-		Entry("no file", "", `required flag(s) "filename" not set`),
+		Entry("no file", "", "name them with -f"),
 		Entry("a missing file", "", "no such file", "-f", "none.yaml"),
 		Entry("an empty directory", "", "has no .yaml, .yml or .json file", "-f", manifests),
 		Entry("no YAML", "a: [", "reading standard input: yaml:", "-f", "-"),

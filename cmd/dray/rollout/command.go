@@ -47,7 +47,7 @@ status waits until the rollout is complete and exits with 1 when its progress de
   # Replace all pods, one after the other
   dray rollout restart deployment/web`,
 		SilenceUsage: true,
-		Run:          func(command *cobra.Command, _ []string) { _ = command.Help() },
+		Run:          cmdutil.DefaultSubCommandRun(streams.ErrOut),
 	}
 	flags.AddFlags(command.PersistentFlags())
 	for _, sub := range []*cobra.Command{

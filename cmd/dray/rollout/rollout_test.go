@@ -9,6 +9,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -99,8 +100,9 @@ var _ = Describe("dray rollout", Ordered, func() {
 			panic(fatal{})
 		})
 		defer cmdutil.DefaultBehaviorOnFatal()
-		command := rollout.NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &out})
-		command.SetArgs(append(args, "--kubeconfig", kubeconfig))
+		command := &cobra.Command{Use: "dray"}
+		command.AddCommand(rollout.NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &out}))
+		command.SetArgs(append(append([]string{"rollout"}, args...), "--kubeconfig", kubeconfig))
 		func() {
 			defer func() {
 				if r := recover(); r != nil && r != (fatal{}) {
@@ -199,6 +201,9 @@ var _ = Describe("dray rollout", Ordered, func() {
 		text, code = dray("status", "daemonset/web")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring("daemonset"))
+		text, code = dray("statuss")
+		Expect(code).To(Equal(1))
+		Expect(text).To(ContainSubstring(`unknown command "statuss"`))
 	})
 })
 
