@@ -4,7 +4,7 @@
 // It works on upstream's types, which every Drayage kind embeds. Its callers are the in-process plugin
 // and the HTTP webhooks (drayage.dev/webhooks), and the workload controllers, which prepare a pod
 // before they create it. It reads through Lookup and never writes to the API, except through the small
-// Pods interface by which a DELETE's grace period reaches the pod.
+// PodPatcher by which a DELETE's grace period reaches the pod.
 //
 // What Drayage does not implement is refused by name (see Unimplemented); nothing is dropped silently.
 package admission
