@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,9 +29,10 @@ type Config struct {
 	RunDir string
 	// SandboxImage is the image of sandboxes. The built-in one is PauseImage.
 	SandboxImage string
-	// CNIBinDir holds the network's plugin; Network is the content of its configuration file.
-	CNIBinDir string
-	Network   []byte
+	// Plugin is the path of the network's plugin, which also answers as "loopback"; Network is the
+	// content of its configuration file.
+	Plugin  string
+	Network []byte
 	// RegistryDir holds hosts.toml files by registry (containerd's certs.d).
 	RegistryDir string
 	// Snapshotter is overlayfs when empty, or native where the kernel has no overlay filesystem.
@@ -49,6 +51,7 @@ func (c Config) stateDir() string   { return filepath.Join(c.RunDir, "state") }
 func (c Config) rootDir() string    { return filepath.Join(c.DataDir, "root") }
 func (c Config) configFile() string { return filepath.Join(c.DataDir, "config.toml") }
 func (c Config) logFile() string    { return filepath.Join(c.DataDir, "containerd.log") }
+func (c Config) pluginDir() string  { return filepath.Join(c.DataDir, "cni-bin") }
 func (c Config) cniDir() string     { return filepath.Join(c.DataDir, "cni") }
 
 // packages is what to install for a missing binary.
@@ -124,7 +127,7 @@ SystemdCgroup = false
 
 // write puts configuration files and directories in place.
 func (c Config) write() error {
-	for _, dir := range []string{c.DataDir, c.RunDir, c.rootDir(), c.stateDir(), c.cniDir(), c.RegistryDir} {
+	for _, dir := range []string{c.DataDir, c.RunDir, c.rootDir(), c.stateDir(), c.cniDir(), c.pluginDir(), c.RegistryDir} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
 		}
@@ -132,10 +135,17 @@ func (c Config) write() error {
 	var text bytes.Buffer
 	if err := configuration.Execute(&text, map[string]any{
 		"Root": c.rootDir(), "State": c.stateDir(), "Socket": c.Socket(), "SandboxImage": c.SandboxImage,
-		"RestrictOOM": !mayLowerOOMScore(), "CNIBinDir": c.CNIBinDir, "CNIConfDir": c.cniDir(),
+		"RestrictOOM": !mayLowerOOMScore(), "CNIBinDir": c.pluginDir(), "CNIConfDir": c.cniDir(),
 		"RegistryDir": c.RegistryDir, "Snapshotter": c.Snapshotter,
 	}); err != nil {
 		return err
+	}
+	if c.Plugin != "" {
+		for _, name := range []string{filepath.Base(c.Plugin), "loopback"} {
+			if err := replaceLink(filepath.Join(c.pluginDir(), name), c.Plugin); err != nil {
+				return err
+			}
+		}
 	}
 	return errors.Join(
 		replaceFile(c.configFile(), text.Bytes()),
@@ -151,6 +161,18 @@ func replaceFile(path string, data []byte) error {
 	}
 	draft := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	if err := os.WriteFile(draft, data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(draft, path)
+}
+
+// replaceLink makes a symbolic link, also in the place of another one.
+func replaceLink(path, target string) error {
+	draft := path + ".new"
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(target, draft); err != nil {
 		return err
 	}
 	return os.Rename(draft, path)

@@ -235,8 +235,8 @@ func (r *Reporter) report(ctx context.Context, force bool) error {
 	r.mu.Lock()
 	base := r.node
 	r.mu.Unlock()
-	status := r.status(ctx, base)
-	if !force && same(&base.Status.NodeStatus, &status) && base.Status.ObservedGeneration == base.Generation {
+	now := r.status(ctx, base)
+	if !force && same(&base.Status.NodeStatus, &now) && base.Status.ObservedGeneration == base.Generation {
 		return nil
 	}
 	before, err := json.Marshal(map[string]any{"status": base.Status})
@@ -244,7 +244,7 @@ func (r *Reporter) report(ctx context.Context, force bool) error {
 		return err
 	}
 	after, err := json.Marshal(map[string]any{"status": dcorev1.NodeStatus{
-		NodeStatus: status, ObservedGeneration: base.Generation, Summary: base.Status.Summary,
+		NodeStatus: now, ObservedGeneration: base.Generation, Summary: base.Status.Summary,
 	}})
 	if err != nil {
 		return err
@@ -259,6 +259,13 @@ func (r *Reporter) report(ctx context.Context, force bool) error {
 		return err
 	}
 	fields["metadata"] = map[string]any{"resourceVersion": base.ResourceVersion}
+	// Empty texts look unchanged to the comparison, but the schema requires them to be there.
+	changed, _ := fields["status"].(map[string]any)
+	if changed == nil {
+		changed = map[string]any{}
+		fields["status"] = changed
+	}
+	changed["nodeInfo"] = now.NodeInfo
 	if patch, err = json.Marshal(fields); err != nil {
 		return err
 	}

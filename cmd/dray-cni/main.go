@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -26,7 +28,11 @@ const (
 )
 
 func main() {
-	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Del: del, Check: check},
+	functions := skel.CNIFuncs{Add: add, Del: del, Check: check}
+	if filepath.Base(os.Args[0]) == loopbackName {
+		functions = loopback()
+	}
+	skel.PluginMainFuncs(functions,
 		version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), "dray-cni passes calls to Drayage's node agent")
 }
 

@@ -53,7 +53,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	m.daemon, err = containerd.New(containerd.Config{
 		Launcher: []string{"nsenter", "--net=/run/netns/" + name},
 		DataDir:  filepath.Join(m.dir, "containerd"), RunDir: m.run,
-		CNIBinDir: filepath.Join(m.dir, "bin"), RegistryDir: filepath.Join(m.dir, "certs.d"),
+		RegistryDir: filepath.Join(m.dir, "certs.d"),
 		Cgroups: m.tree, Cgroup: m.tree.Root() + "/runtime",
 		Network: []byte(`{"cniVersion":"1.0.0","name":"none","plugins":[{"type":"none"}]}`),
 	})

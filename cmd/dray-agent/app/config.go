@@ -122,7 +122,7 @@ type resolved struct {
 	podRanges     []netip.Prefix
 	serviceRanges []netip.Prefix
 	dns           []net.IP
-	cniBinDir     string
+	plugin        string
 	networkConfig []byte
 }
 
@@ -170,7 +170,7 @@ func (c Config) resolve() (*resolved, error) {
 			return nil, fmt.Errorf("--cluster-dns %q is no address", text)
 		}
 	}
-	if r.cniBinDir, err = c.findCNI(); err != nil {
+	if r.plugin, err = c.findPlugin(); err != nil {
 		return nil, err
 	}
 	r.networkConfig, err = cni.NetworkConfig(r.cniSocket())
@@ -260,8 +260,8 @@ func prefixes(flag, text string) ([]netip.Prefix, error) {
 	return found, nil
 }
 
-// findCNI finds the directory of the network's plugin.
-func (c Config) findCNI() (string, error) {
+// findPlugin finds the network's plugin.
+func (c Config) findPlugin() (string, error) {
 	var candidates []string
 	if c.CNIBinDir != "" {
 		candidates = append(candidates, c.CNIBinDir)
@@ -274,8 +274,12 @@ func (c Config) findCNI() (string, error) {
 		}
 	}
 	for _, dir := range candidates {
-		if _, err := os.Stat(filepath.Join(dir, cni.Plugin)); err == nil {
-			return dir, nil
+		path, err := filepath.Abs(filepath.Join(dir, cni.Plugin))
+		if err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
 		}
 	}
 	return "", fmt.Errorf("the network plugin %s is not in %s; build it with `make build` or name its directory with --cni-bin-dir",

@@ -157,7 +157,7 @@ func (a *agent) start(ctx context.Context, cancel context.CancelCauseFunc) error
 func (a *agent) containerdConfig() containerd.Config {
 	return containerd.Config{
 		Binary: a.Containerd, DataDir: a.agentDir("containerd"), RunDir: containerdRunDir(a.Config),
-		SandboxImage: a.SandboxImage, CNIBinDir: a.cniBinDir, Network: a.networkConfig,
+		SandboxImage: a.SandboxImage, Plugin: a.plugin, Network: a.networkConfig,
 		RegistryDir: a.agentDir("containerd", "certs.d"), Cgroups: a.tree, Cgroup: a.CgroupRoot + "/runtime",
 	}
 }

@@ -1,0 +1,233 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/klog/v2/textlogger"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"drayage.dev/cmd/dray-agent/app"
+	"drayage.dev/cmd/dray/server"
+	"drayage.dev/controlplane"
+	"drayage.dev/controlplane/join"
+	"drayage.dev/internal/scheme"
+	"drayage.dev/test/images"
+)
+
+// The specs run in a network namespace of their own, which leads nowhere: this binary starts itself again
+// inside one. The agent is this binary, too, as a process of its own, so that it can be killed.
+const (
+	insideVariable = "DRAYAGE_SPEC_INSIDE"
+	agentVariable  = "DRAYAGE_SPEC_AGENT"
+
+	nodeName    = "node-a"
+	nodeAddress = "172.30.99.1"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(agentVariable); dir != "" {
+		if err := runAgent(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestAgent(t *testing.T) {
+	if os.Getenv(insideVariable) == "" {
+		if os.Geteuid() != 0 {
+			t.Fatal("these specs run containers: they need root")
+		}
+		cmd := exec.Command("unshare", append([]string{"--net", os.Args[0]}, os.Args[1:]...)...)
+		cmd.Env = append(os.Environ(), insideVariable+"=1")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(30 * time.Second)
+	SetDefaultEventuallyPollingInterval(50 * time.Millisecond)
+	RunSpecs(t, "node agent")
+}
+
+func config(dir string) app.Config {
+	config := app.DefaultConfig()
+	config.NodeName, config.NodeIP = nodeName, nodeAddress
+	config.DataDir, config.RunDir = filepath.Join(dir, "node"), filepath.Join(dir, "run")
+	config.CgroupRoot = "/drayage-test-" + filepath.Base(dir)
+	config.CNIBinDir = filepath.Join(dir, "bin")
+	config.Kubeconfig = filepath.Join(config.DataDir, "agent", "kubeconfig")
+	return config
+}
+
+// runAgent joins the cluster and runs the node, as `dray agent` does.
+func runAgent(dir string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	ctx = logr.NewContext(ctx, textlogger.NewLogger(textlogger.NewConfig()))
+	token, err := os.ReadFile(filepath.Join(dir, "token"))
+	if err != nil {
+		return err
+	}
+	url, err := os.ReadFile(filepath.Join(dir, "url"))
+	if err != nil {
+		return err
+	}
+	config := config(dir)
+	credentials, err := join.Ensure(ctx, join.Config{
+		Server: string(url), Token: strings.TrimSpace(string(token)), NodeName: nodeName, Dir: filepath.Join(config.DataDir, "agent"),
+	})
+	if err != nil {
+		return err
+	}
+	certificates, err := credentials.Keep(ctx, []net.IP{net.ParseIP(nodeAddress)}, []string{nodeName})
+	if err != nil {
+		return err
+	}
+	config.Kubeconfig, config.ClientCAFile, config.ServingCertificate = credentials.Kubeconfig, credentials.CAFile, certificates.Serving
+	return app.Run(ctx, config)
+}
+
+// world is a control plane with its controllers and scheduler, and the directory of one node.
+type world struct {
+	dir    string
+	client client.WithWatch
+	info   controlplane.Info
+	agent  *exec.Cmd
+}
+
+var w *world
+
+func run(argv ...string) {
+	GinkgoHelper()
+	output, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	Expect(err).NotTo(HaveOccurred(), "%s: %s", strings.Join(argv, " "), output)
+}
+
+var _ = BeforeSuite(func(ctx SpecContext) {
+	run("ip", "link", "set", "lo", "up")
+	run("ip", "link", "add", "uplink", "type", "veth", "peer", "name", "nowhere")
+	run("ip", "link", "set", "nowhere", "up")
+	run("ip", "address", "add", nodeAddress+"/24", "dev", "uplink")
+	run("ip", "link", "set", "uplink", "up")
+	dir, err := os.MkdirTemp("/tmp", "drayage-agent-")
+	Expect(err).NotTo(HaveOccurred())
+	w = &world{dir: dir}
+	run("go", "build", "-o", filepath.Join(dir, "bin", "dray-cni"), "drayage.dev/cmd/dray-cni")
+	w.startServer()
+	built, err := images.Build(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	registry, err := images.NewRegistry(ctx, built)
+	Expect(err).NotTo(HaveOccurred())
+	listener, err := net.Listen("tcp", "127.0.0.1:5000")
+	Expect(err).NotTo(HaveOccurred())
+	go func() { _ = registry.Serve(listener) }()
+	Expect(images.WriteHosts(filepath.Join(config(dir).DataDir, "agent", "containerd", "certs.d"), "127.0.0.1:5000")).To(Succeed())
+	w.startAgent()
+}, NodeTimeout(4*time.Minute))
+
+var _ = AfterSuite(func(ctx SpecContext) {
+	if w == nil {
+		return
+	}
+	if w.agent != nil {
+		w.killAgent()
+	}
+	Expect(app.Clean(ctx, config(w.dir))).To(Succeed())
+	Expect(app.Clean(ctx, config(w.dir))).To(Succeed(), "a second time")
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	Expect(err).NotTo(HaveOccurred())
+	Expect(string(mounts)).NotTo(ContainSubstring(w.dir))
+	Expect(filepath.Glob("/sys/fs/cgroup/*" + config(w.dir).CgroupRoot)).To(BeEmpty())
+	Expect(os.RemoveAll(w.dir)).To(Succeed())
+}, NodeTimeout(time.Minute))
+
+var _ = ReportAfterEach(func(report SpecReport) {
+	if report.Failed() && w != nil {
+		log, _ := os.ReadFile(filepath.Join(w.dir, "agent.log"))
+		fmt.Fprintf(GinkgoWriter, "agent's log, from the end:\n%s\n", log[max(0, len(log)-8000):])
+		log, _ = os.ReadFile(filepath.Join(w.dir, "node/agent/containerd/containerd.log"))
+		fmt.Fprintf(GinkgoWriter, "containerd's log, from the end:\n%s\n", log[max(0, len(log)-3000):])
+	}
+})
+
+func (w *world) startServer() {
+	GinkgoHelper()
+	listener, err := net.Listen("tcp", nodeAddress+":0")
+	Expect(err).NotTo(HaveOccurred())
+	ready, done := make(chan controlplane.Info, 1), make(chan error, 1)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		done <- server.Run(ctx, server.Config{ControlPlane: controlplane.Config{
+			DataDir: filepath.Join(w.dir, "server"), Listener: listener, Ephemeral: true,
+			Ready: func(info controlplane.Info) { ready <- info },
+		}})
+	}()
+	DeferCleanup(func() {
+		stop()
+		Eventually(done, time.Minute).Should(Receive(BeNil()))
+	})
+	Eventually(ready, 2*time.Minute).Should(Receive(&w.info))
+	w.client, err = client.NewWithWatch(w.info.Admin, client.Options{Scheme: scheme.New()})
+	Expect(err).NotTo(HaveOccurred())
+	token, err := os.ReadFile(w.info.TokenFile)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(os.WriteFile(filepath.Join(w.dir, "token"), token, 0o600)).To(Succeed())
+	Expect(os.WriteFile(filepath.Join(w.dir, "url"), []byte(w.info.URL), 0o600)).To(Succeed())
+}
+
+func (w *world) startAgent() {
+	GinkgoHelper()
+	log, err := os.OpenFile(filepath.Join(w.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	Expect(err).NotTo(HaveOccurred())
+	defer log.Close()
+	w.agent = exec.Command(os.Args[0])
+	w.agent.Env = append(os.Environ(), agentVariable+"="+w.dir)
+	w.agent.Stdout, w.agent.Stderr = log, log
+	Expect(w.agent.Start()).To(Succeed())
+}
+
+func (w *world) killAgent() {
+	GinkgoHelper()
+	Expect(w.agent.Process.Kill()).To(Succeed())
+	_ = w.agent.Wait()
+	w.agent = nil
+}
+
+// stopAgent stops it in good order.
+func (w *world) stopAgent() {
+	GinkgoHelper()
+	Expect(w.agent.Process.Signal(syscall.SIGTERM)).To(Succeed())
+	Expect(w.agent.Wait()).To(Succeed())
+	w.agent = nil
+}
+
+// processes returns how many processes the node's pods have.
+func processesOf(uid string) []string {
+	var found []string
+	for _, pattern := range []string{"", "burstable/", "besteffort/"} {
+		paths, _ := filepath.Glob("/sys/fs/cgroup/memory" + config(w.dir).CgroupRoot + "/" + pattern + "pod" + uid + "/*/cgroup.procs")
+		for _, path := range paths {
+			data, _ := os.ReadFile(path)
+			found = append(found, strings.Fields(string(data))...)
+		}
+	}
+	return found
+}
