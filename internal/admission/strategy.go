@@ -74,6 +74,10 @@ func validateUpdate(ctx context.Context, strategy rest.RESTUpdateStrategy, obj o
 		return nil, field.ErrorList{field.InternalError(nil, fmt.Errorf("converting old %T: %w", old, err))}
 	}
 	strategy.PrepareForUpdate(ctx, internal, oldInternal)
+	// Strategies of status clear the deletion timestamp, and upstream's server puts it back after them.
+	if prepared, ok := internal.(metav1.Object); ok {
+		prepared.SetDeletionTimestamp(obj.GetDeletionTimestamp())
+	}
 	if errs := strategy.ValidateUpdate(ctx, internal, oldInternal); len(errs) > 0 {
 		return nil, errs
 	}
