@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"drayage.dev/network/detached"
 	"drayage.dev/network/dns"
 )
 
@@ -35,8 +36,8 @@ type Config struct {
 	ResolvConf string
 	// SnapshotFile keeps the services last known, for a start while the API is away.
 	SnapshotFile string
-	// PIDFile is locked and holds the process's number while it runs; empty means none.
-	PIDFile string
+	// LockFile is held while the process runs (package network/detached); empty means none.
+	LockFile string
 }
 
 // NewCommand returns the dray-dns command.
@@ -71,7 +72,7 @@ answers from what it heard last while the API server is away.`,
 	flags.StringSliceVar(&config.Upstreams, "upstreams", nil, "name servers for all other names (default: those of --resolv-conf)")
 	flags.StringVar(&config.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the node's own name servers, read again when it changes")
 	flags.StringVar(&config.SnapshotFile, "snapshot-file", "", "file that keeps the services last known (default: none)")
-	flags.StringVar(&config.PIDFile, "pid-file", "", "file that is locked and holds the process's number while it runs (default: none)")
+	flags.StringVar(&config.LockFile, "lock-file", "", "file that is held while the process runs, so that there is one only (default: none)")
 	return command
 }
 
@@ -81,8 +82,8 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	if config.PIDFile != "" {
-		release, err := lock(config.PIDFile)
+	if config.LockFile != "" {
+		release, err := detached.Lock(config.LockFile)
 		if err != nil {
 			return err
 		}
@@ -118,24 +119,4 @@ func (c Config) dns() (dns.Config, error) {
 	}
 	cfg.RESTConfig = rest.AddUserAgent(cfg.RESTConfig, "dray-dns")
 	return cfg, nil
-}
-
-// lock takes the PID file for the life of the process: the kernel gives the lock back however it ends.
-func lock(path string) (release func(), err error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the PID file: %w", err)
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("locking the PID file %s, is another dray-dns running? %w", path, err)
-	}
-	if err := file.Truncate(0); err == nil {
-		_, err = fmt.Fprintf(file, "%d\n", os.Getpid())
-	}
-	if err != nil {
-		_ = file.Close()
-		return nil, fmt.Errorf("writing the PID file: %w", err)
-	}
-	return func() { _ = file.Close() }, nil
 }
