@@ -58,7 +58,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	info := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, legacyscheme.Scheme, legacyscheme.ParameterCodec, legacyscheme.Codecs)
 	info.PrioritizedVersions = []schema.GroupVersion{gv}
 	info.VersionedResourcesStorageMap[gv.Version] = map[string]rest.Storage{
-		subresourcesv1alpha1.PodsResource:             &parent{kind: "PodSubresources", singular: "pod", namespaced: true},
+		subresourcesv1alpha1.PodsResource:             &parent{kind: "PodSubresources", singular: "podsubresource", namespaced: true},
 		podsPath(subresourcesv1alpha1.LogSubresource): &logREST{pods: pods, nodes: nodes},
 		podsPath(subresourcesv1alpha1.ExecSubresource): &execREST{
 			&podrest.ExecREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
@@ -67,7 +67,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 		podsPath(subresourcesv1alpha1.PortForwardSubresource): &portForwardREST{
 			&podrest.PortForwardREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 
-		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "node"},
+		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker},
 		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker},
 	}
@@ -108,4 +108,9 @@ var (
 
 func (p *parent) NamespaceScoped() bool   { return p.namespaced }
 func (p *parent) Kind() string            { return p.kind }
+
+// GroupVersionKind is what discovery shows: two resources of one kind would be taken for each other.
+func (p *parent) GroupVersionKind(containing schema.GroupVersion) schema.GroupVersionKind {
+	return containing.WithKind(p.kind)
+}
 func (p *parent) GetSingularName() string { return p.singular }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -48,6 +49,9 @@ func (r *runner) apiServerCount() int {
 
 // serviceAccountIssuer is what tokens say about where they come from.
 const serviceAccountIssuer = "https://kubernetes.default.svc.cluster.local"
+
+// watchGrace is how long a stopping server takes to end its watches one by one.
+const watchGrace = time.Second
 
 // newServer assembles the chain of API servers: aggregator, Kubernetes' generic groups with Config's groups
 // beside them, and the kinds that are defined by objects.
@@ -141,7 +145,10 @@ func (r *runner) serverOptions(ctx context.Context) (options.CompletedOptions, e
 	serving := opts.SecureServing
 	serving.BindAddress, serving.BindPort, serving.Listener = net.ParseIP(config.BindAddress), config.Port, config.Listener
 	serving.ServerCert.CertKey.CertFile, serving.ServerCert.CertKey.KeyFile = certs.ServingCert(), certs.ServingKey()
-	opts.GenericServerRunOptions.AdvertiseAddress = net.ParseIP(config.AdvertiseAddress)
+	generic := opts.GenericServerRunOptions
+	generic.AdvertiseAddress = net.ParseIP(config.AdvertiseAddress)
+	// Without these a stop waits up to a minute for clients to end their watches.
+	generic.ShutdownSendRetryAfter, generic.ShutdownWatchTerminationGracePeriod = true, watchGrace
 
 	authn := opts.Authentication
 	authn.ClientCert.ClientCA = certs.CAFile()
@@ -204,8 +211,9 @@ func longRunning(upstream request.LongRunningRequestCheck, groups []APIGroup) re
 	}
 }
 
-// groupPriority places the groups of Config behind Kubernetes' own in discovery.
-const groupPriority = 1000
+// groupPriority places the groups of Config behind all others in discovery, those of custom resources (1000)
+// included: "pods" and "node" are to be the kinds, never what carries their subresources.
+const groupPriority = 100
 
 func installGroups(ctx context.Context, groups []APIGroup, server *genericapiserver.GenericAPIServer, deps Deps, priorities map[schema.GroupVersion]controlplaneapiserver.APIServicePriority) error {
 	for _, group := range groups {
