@@ -152,6 +152,28 @@ var _ = Describe("binding", func() {
 		Expect(nodeOf(ctx, pod)).To(Equal("node-2"))
 	})
 
+	It("binds a pod that others have written to meanwhile, and keeps what they wrote", func(ctx context.Context) {
+		slow := make(chan struct{})
+		startScheduler(scheduler.Config{Configuration: withPreBind("Slow")},
+			scheduler.WithPlugin("Slow", func(context.Context, runtime.Object, fwk.Handle) (fwk.Plugin, error) {
+				return pause{slow}, nil
+			}))
+		addNode(ctx, "node-1")
+		pod := addPod(ctx, "web")
+		slow <- struct{}{} // the decision is made
+		condition := client.RawPatch("application/merge-patch+json",
+			[]byte(`{"status":{"conditions":[{"type":"example.com/warm","status":"True"}]}}`))
+		Expect(admin.Status().Patch(ctx, pod, condition)).To(Succeed())
+		label := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"team":"shop"}}}`))
+		Expect(admin.Patch(ctx, pod, label)).To(Succeed())
+		slow <- struct{}{} // the binding goes on
+		Expect(nodeOf(ctx, pod)).To(Equal("node-1"))
+		Eventually(func() *corev1.PodCondition { return scheduledCondition(get(ctx, pod)) }, patience).ShouldNot(BeNil())
+		live := get(ctx, pod)
+		Expect(live.Labels).To(HaveKeyWithValue("team", "shop"))
+		Expect(live.Status.Conditions).To(ContainElement(HaveField("Type", corev1.PodConditionType("example.com/warm"))))
+	})
+
 	It("binds nothing that is being deleted", func(ctx context.Context) {
 		slow := make(chan struct{})
 		startScheduler(scheduler.Config{Configuration: withPreBind("Slow")},
