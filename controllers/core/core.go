@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -11,6 +12,8 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/controllers/core/claims"
 	"drayage.dev/controllers/core/endpointslice"
+	"drayage.dev/controllers/core/node"
+	"drayage.dev/controllers/core/podindex"
 	"drayage.dev/controllers/core/service"
 )
 
@@ -20,18 +23,22 @@ type Config struct {
 	ServiceCIDR string
 	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
 	PodCIDR string
+	// NodeGrace is how long a node's lease may go without renewal before the node counts as lost; zero
+	// means 40 seconds.
+	NodeGrace time.Duration
 }
 
 // Add adds the controllers of the core group to mgr, with the cache indexes that they share. It is to be
 // called once, before mgr starts.
 func Add(mgr ctrl.Manager, cfg Config) error {
-	if err := claims.Index(context.Background(), mgr.GetFieldIndexer()); err != nil {
-		return err
-	}
+	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
 	for _, add := range []func() error{
+		func() error { return claims.Index(ctx, indexer) },
+		func() error { return podindex.Add(ctx, indexer) },
 		func() error { return claims.AddSweeper(mgr) },
 		func() error { return service.Add(mgr, service.Config{ServiceCIDR: cfg.ServiceCIDR}) },
 		func() error { return endpointslice.Add(mgr) },
+		func() error { return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, Grace: cfg.NodeGrace}) },
 	} {
 		if err := add(); err != nil {
 			return err

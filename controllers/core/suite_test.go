@@ -7,6 +7,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -43,6 +45,9 @@ const (
 	podCIDR     = "10.244.0.0/20"
 )
 
+// nodeGrace is how long a node's lease may rest in the suite's clusters.
+const nodeGrace = 2 * time.Second
+
 var _ = BeforeSuite(func(ctx context.Context) {
 	SetDefaultEventuallyTimeout(20 * time.Second)
 	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
@@ -61,7 +66,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 })
 
 func config() core.Config {
-	return core.Config{ServiceCIDR: serviceCIDR, PodCIDR: podCIDR}
+	return core.Config{ServiceCIDR: serviceCIDR, PodCIDR: podCIDR, NodeGrace: nodeGrace}
 }
 
 // startManager runs the controllers under the manager's own identity until the suite or spec ends, or
@@ -139,16 +144,51 @@ func events(ctx context.Context, namespace string) []string {
 	return texts
 }
 
-// addNode makes a node with an address and a Ready condition, and deletes it at the spec's end.
+// addNode makes a node with an address, a Ready condition and a lease that is renewed until the spec's end,
+// when the node is deleted.
 func addNode(ctx context.Context, name, address string, ready corev1.ConditionStatus) *dcorev1.Node {
 	GinkgoHelper()
-	node := &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	node, _ := addMortalNode(ctx, name, address, ready)
+	return node
+}
+
+// addMortalNode is addNode; die stops the renewal of the lease.
+func addMortalNode(ctx context.Context, name, address string, ready corev1.ConditionStatus) (node *dcorev1.Node, die func()) {
+	GinkgoHelper()
+	node = &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	Expect(api.Create(ctx, node)).To(Succeed())
 	DeferCleanup(func(ctx context.Context) { _ = api.Delete(ctx, node) })
 	editStatus(ctx, node, func(n *dcorev1.Node) {
 		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}}
-		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, Reason: "AgentReady",
-			LastTransitionTime: metav1.Now(), LastHeartbeatTime: metav1.Now()}}
+		setNodeReady(n, ready)
 	})
-	return node
+	return node, renewLease(name)
+}
+
+func setNodeReady(n *dcorev1.Node, ready corev1.ConditionStatus) {
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, Reason: "AgentReady",
+		LastTransitionTime: metav1.Now(), LastHeartbeatTime: metav1.Now()}}
+}
+
+// renewLease renews a node's lease until the spec's end, or until stop is called.
+func renewLease(node string) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: dcorev1.NodeLeaseNamespace, Name: node}}
+		for ctx.Err() == nil {
+			_, _ = controllerutil.CreateOrUpdate(ctx, api, lease, func() error {
+				lease.Spec.HolderIdentity, lease.Spec.RenewTime = &node, ptr.To(metav1.NowMicro())
+				return nil
+			})
+			select {
+			case <-ctx.Done():
+			case <-time.After(nodeGrace / 8):
+			}
+		}
+	}()
+	stop = func() { cancel(); <-done }
+	DeferCleanup(func() { stop() })
+	return stop
 }

@@ -37,3 +37,11 @@ const (
 	// NodeStatusNeverUpdated says that no agent has ever reported the node's status.
 	NodeStatusNeverUpdated = "NodeStatusNeverUpdated"
 )
+
+// Reasons of a Pod's condition DisruptionTarget, in upstream's words.
+const (
+	// PodDeletionByTaintManager says that the pod does not tolerate a NoExecute taint of its node.
+	PodDeletionByTaintManager = "DeletionByTaintManager"
+	// PodDeletionByPodGC says that the pod's node is gone.
+	PodDeletionByPodGC = "DeletionByPodGC"
+)
