@@ -5,10 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,19 +91,14 @@ func (r Ruleset) present(ns *Namespace, mark string) bool {
 // CountRules returns the number of rules of each chain of the table; nothing when there is no table.
 // It reads counts only: the library cannot decode every expression that it can write.
 func CountRules(ns *Namespace, table *nftables.Table) (map[string]int, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns.FD()})
-	if err != nil {
-		return nil, fmt.Errorf("opening netlink: %w", err)
-	}
-	defer conn.Close()
 	counts := map[string]int{}
-	err = dump(conn, table, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, func(chain string) {
+	err := inTable(ns, table, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, func(chain string) {
 		counts[chain] = 0
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing chains: %w", err)
 	}
-	err = dump(conn, table, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, func(chain string) {
+	err = inTable(ns, table, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, func(chain string) {
 		counts[chain]++
 	})
 	if err != nil {
@@ -112,41 +107,24 @@ func CountRules(ns *Namespace, table *nftables.Table) (map[string]int, error) {
 	return counts, nil
 }
 
-// dump lists objects of one kind and calls each with the chain attribute of those in the table.
-func dump(conn *netlink.Conn, table *nftables.Table, kind, tableType, chainType uint16, each func(string)) error {
-	replies, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: []byte{byte(table.Family), unix.NFNETLINK_V0, 0, 0},
-	})
-	if err != nil {
-		return err
-	}
-	for _, reply := range replies {
-		attributes, err := netlink.NewAttributeDecoder(reply.Data[4:])
-		if err != nil {
-			return err
-		}
+// inTable lists objects of one kind and calls each with the chain attribute of those in the table.
+func inTable(ns *Namespace, table *nftables.Table, kind, tableType, chainType uint16, each func(string)) error {
+	return ns.DumpNFTables(kind, byte(table.Family), nil, func(attributes []byte) error {
 		var ours bool
 		var chain string
-		for attributes.Next() {
-			switch attributes.Type() {
+		err := Attributes(attributes, func(kind uint16, content []byte) {
+			switch text := strings.TrimRight(string(content), "\x00"); kind {
 			case tableType:
-				ours = attributes.String() == table.Name
+				ours = text == table.Name
 			case chainType:
-				chain = attributes.String()
+				chain = text
 			}
-		}
-		if err := attributes.Err(); err != nil {
-			return err
-		}
-		if ours {
+		})
+		if ours && err == nil {
 			each(chain)
 		}
-	}
-	return nil
+		return err
+	})
 }
 
 func (r Ruleset) count(chain *nftables.Chain) int {

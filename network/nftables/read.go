@@ -41,16 +41,15 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 		if set.Name == setAffinity {
 			continue
 		}
-		list, err := t.conn.GetSetElements(set)
+		err := t.readElements(set.Name, func(key, value []byte) {
+			if set.Name == setShapes {
+				shapes = append(shapes, shapeOfCode(binary.NativeEndian.Uint32(key)))
+				return
+			}
+			is[element{set.Name, string(key)}] = string(value)
+		})
 		if err != nil {
 			return nil, nil, false, fmt.Errorf("reading set %s: %w", set.Name, err)
-		}
-		for _, e := range list {
-			if set.Name == setShapes {
-				shapes = append(shapes, shapeOfCode(binary.NativeEndian.Uint32(e.Key)))
-				continue
-			}
-			is[element{set.Name, string(e.Key)}] = string(e.Val)
 		}
 	}
 	// What is left of the chains are the shapes', each with its rules.
@@ -61,6 +60,40 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 		return nil, nil, false, nil
 	}
 	return is, shapes, true, nil
+}
+
+// readElements calls each with the key and value (empty in plain sets and for verdicts) of every element.
+func (t *Table) readElements(set string, each func(key, value []byte)) error {
+	request := append(kernel.StringAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, t.layout.table.Name),
+		kernel.StringAttribute(unix.NFTA_SET_ELEM_LIST_SET, set)...)
+	return t.ns.DumpNFTables(unix.NFT_MSG_GETSETELEM, byte(t.layout.table.Family), request, func(message []byte) error {
+		var errs []error
+		inside := func(b []byte, each func(kind uint16, content []byte)) {
+			if err := kernel.Attributes(b, each); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		inside(message, func(kind uint16, list []byte) {
+			if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				return
+			}
+			inside(list, func(_ uint16, item []byte) {
+				var key, value []byte
+				inside(item, func(kind uint16, data []byte) {
+					inside(data, func(inner uint16, content []byte) {
+						switch {
+						case kind == unix.NFTA_SET_ELEM_KEY && inner == unix.NFTA_DATA_VALUE:
+							key = content
+						case kind == unix.NFTA_SET_ELEM_DATA && inner == unix.NFTA_DATA_VALUE:
+							value = content
+						}
+					})
+				})
+				each(key, value)
+			})
+		})
+		return errors.Join(errs...)
+	})
 }
 
 // readGeneration asks the kernel for the number that every commit to any table raises.

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -247,14 +246,13 @@ func shapeElement(sh shape) nftables.SetElement {
 	}
 }
 
-// queue sends elements to their sets, in order, in chunks.
+// queue sends elements to their sets, in chunks.
 func (t *Table) queue(all elements, send func(*nftables.Set, []nftables.SetElement) error) error {
 	bySet := map[string][]nftables.SetElement{}
 	for e, value := range all {
 		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key), Val: []byte(value)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(bySet)) {
-		slices.SortFunc(bySet[name], func(a, b nftables.SetElement) int { return strings.Compare(string(a.Key), string(b.Key)) })
 		for part := range slices.Chunk(bySet[name], chunk) {
 			if err := send(t.layout.sets[name], part); err != nil {
 				return fmt.Errorf("encoding elements of %s: %w", name, err)
