@@ -106,11 +106,6 @@ var (
 	_ rest.SingularNameProvider = &parent{}
 )
 
-func (p *parent) NamespaceScoped() bool   { return p.namespaced }
-func (p *parent) Kind() string            { return p.kind }
-
-// GroupVersionKind is what discovery shows: two resources of one kind would be taken for each other.
-func (p *parent) GroupVersionKind(containing schema.GroupVersion) schema.GroupVersionKind {
-	return containing.WithKind(p.kind)
-}
+func (p *parent) NamespaceScoped() bool { return p.namespaced }
+func (p *parent) Kind() string          { return p.kind }
 func (p *parent) GetSingularName() string { return p.singular }
