@@ -11,6 +11,7 @@ import (
 
 	"drayage.dev/agent/cgroups"
 	"drayage.dev/agent/containerd"
+	"drayage.dev/network/detached"
 	"drayage.dev/network/podnet"
 )
 
@@ -25,6 +26,9 @@ func Clean(ctx context.Context, config Config) error {
 	tree, err := cgroups.Open(config.CgroupRoot)
 	if err != nil {
 		return err
+	}
+	if err := detached.Stop(ctx, dnsLockFile(config)); err != nil {
+		failures = append(failures, fmt.Errorf("stopping the DNS server: %w", err))
 	}
 	// Processes first, the runtime and its shims among them: they would keep mounts busy.
 	if err := tree.Destroy(ctx); err != nil {

@@ -57,11 +57,12 @@ type Config struct {
 	ServiceCIDR string
 
 	// Containerd is the runtime's binary, looked up in PATH when empty. SandboxImage is the image of
-	// sandboxes; the built-in one when empty. CNIBinDir holds dray-cni; when empty, the directory of this
-	// program, else of dray-cni in PATH.
+	// sandboxes; the built-in one when empty.
 	Containerd   string
 	SandboxImage string
-	CNIBinDir    string
+	// BinDir holds dray-cni and dray-dns; when empty, they are looked for beside this program, then in
+	// PATH.
+	BinDir string
 
 	// ServingCertificate returns the certificate of the streaming server; when nil it is read from
 	// TLSCertFile and TLSKeyFile at each handshake, and without those nothing is served. ClientCAFile is
@@ -104,7 +105,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "addresses of the cluster's services")
 	flags.StringVar(&c.Containerd, "containerd", c.Containerd, "containerd's binary; looked up in PATH when empty")
 	flags.StringVar(&c.SandboxImage, "sandbox-image", c.SandboxImage, "image of pod sandboxes; the built-in one when empty")
-	flags.StringVar(&c.CNIBinDir, "cni-bin-dir", c.CNIBinDir, "directory of dray-cni; that of this program when empty")
+	flags.StringVar(&c.BinDir, "bin-dir", c.BinDir, "directory of dray-cni and dray-dns; that of this program, else PATH, when empty")
 	flags.IntVar(&c.StreamingPort, "streaming-port", c.StreamingPort, "port that logs and exec are served on; 0 takes a free one")
 }
 
@@ -123,6 +124,7 @@ type resolved struct {
 	serviceRanges []netip.Prefix
 	dns           []net.IP
 	plugin        string
+	dnsProgram    string
 	networkConfig []byte
 }
 
@@ -170,7 +172,10 @@ func (c Config) resolve() (*resolved, error) {
 			return nil, fmt.Errorf("--cluster-dns %q is no address", text)
 		}
 	}
-	if r.plugin, err = c.findPlugin(); err != nil {
+	if r.plugin, err = c.find(cni.Plugin); err != nil {
+		return nil, err
+	}
+	if r.dnsProgram, err = c.find("dray-dns"); err != nil {
 		return nil, err
 	}
 	r.networkConfig, err = cni.NetworkConfig(r.cniSocket())
@@ -260,21 +265,21 @@ func prefixes(flag, text string) ([]netip.Prefix, error) {
 	return found, nil
 }
 
-// findPlugin finds the network's plugin.
-func (c Config) findPlugin() (string, error) {
+// find returns the absolute path of one of the programs that belong to the node.
+func (c Config) find(program string) (string, error) {
 	var candidates []string
-	if c.CNIBinDir != "" {
-		candidates = append(candidates, c.CNIBinDir)
+	if c.BinDir != "" {
+		candidates = append(candidates, c.BinDir)
 	} else {
 		if self, err := os.Executable(); err == nil {
 			candidates = append(candidates, filepath.Dir(self))
 		}
-		if found, err := exec.LookPath(cni.Plugin); err == nil {
+		if found, err := exec.LookPath(program); err == nil {
 			candidates = append(candidates, filepath.Dir(found))
 		}
 	}
 	for _, dir := range candidates {
-		path, err := filepath.Abs(filepath.Join(dir, cni.Plugin))
+		path, err := filepath.Abs(filepath.Join(dir, program))
 		if err != nil {
 			return "", err
 		}
@@ -282,6 +287,6 @@ func (c Config) findPlugin() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("the network plugin %s is not in %s; build it with `make build` or name its directory with --cni-bin-dir",
-		cni.Plugin, strings.Join(candidates, " or "))
+	return "", fmt.Errorf("%s is not in %s; build it with `make build` or name its directory with --bin-dir",
+		program, strings.Join(candidates, " or "))
 }

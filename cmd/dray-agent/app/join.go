@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -15,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	toolscache "k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/kubernetes/pkg/kubelet/network/dns"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,8 +26,6 @@ import (
 	"drayage.dev/agent/volumes"
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/internal/upstream"
-	"drayage.dev/network/cniserver"
-	"drayage.dev/network/podnet"
 )
 
 // maxReportedImages bounds the images in the Node's status, as kubelet does.
@@ -85,14 +81,6 @@ func (a *agent) reportedImages(ctx context.Context) ([]corev1.ContainerImage, er
 	return reported, nil
 }
 
-func (a *agent) openNetwork(context.Context, context.CancelCauseFunc) (err error) {
-	a.network, err = podnet.New(podnet.Config{
-		StateDir: a.agentDir("network"), NodeAddresses: a.addresses, PodRanges: a.podRanges, ServiceRanges: a.serviceRanges,
-		Log: a.log.WithName("network"),
-	})
-	return err
-}
-
 // joinPods makes the pod workers of the parts that they drive, and takes over what runs on the node.
 func (a *agent) joinPods(ctx context.Context, cancel context.CancelCauseFunc) (err error) {
 	if a.objects, err = objects.New(objects.Config{REST: a.rest, Node: a.NodeName, Changed: func(pods []types.UID) { a.pods.Changed(pods) }}); err != nil {
@@ -113,7 +101,7 @@ func (a *agent) joinPods(ctx context.Context, cancel context.CancelCauseFunc) (e
 		Images: images.New(images.Config{
 			Images: runtimeapi.NewImageServiceClient(a.conn), Recorder: recorder, Ref: podworker.Ref,
 		}),
-		Objects: a.objects, Network: a.network, Volumes: a.volumes, Cgroups: a.tree,
+		Objects: a.objects, Withdrawal: a.proxy, Network: a.network, Volumes: a.volumes, Cgroups: a.tree,
 		ClusterDomain: a.ClusterDomain, DNS: resolver.GetPodDNS, Services: a.servicesOf, Recorder: recorder,
 		PodsDir: a.agentDir("pods"), LogsDir: a.agentDir("logs", "pods"), CgroupRoot: a.CgroupRoot, SeccompDir: a.agentDir("seccomp"),
 	})
@@ -160,50 +148,6 @@ func (a *agent) servicesOf(ctx context.Context, namespace string) ([]*corev1.Ser
 		}
 	}
 	return found, nil
-}
-
-// startNetwork answers the runtime's plugin and keeps the node's routes.
-func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc) error {
-	a.part(ctx, cancel, "wiring pods", func(ctx context.Context) error {
-		return cniserver.Serve(ctx, a.cniSocket(), a.network, func(err error) bool { return errors.Is(err, podnet.ErrNoPodRange) })
-	})
-	a.part(ctx, cancel, "keeping the network", a.network.Run)
-	return nil
-}
-
-// followNode passes the Node's pod addresses to the network, and the Node to those who admit pods.
-func (a *agent) followNode(ctx context.Context, _ context.CancelCauseFunc) error {
-	informer, err := a.cache.GetInformer(ctx, &dcorev1.Node{})
-	if err != nil {
-		return err
-	}
-	seen := func(object any) {
-		node, ok := object.(*dcorev1.Node)
-		if !ok {
-			return
-		}
-		a.reporter.Observe(node)
-		ranges := node.Spec.PodCIDRs
-		if len(ranges) == 0 && node.Spec.PodCIDR != "" {
-			ranges = []string{node.Spec.PodCIDR}
-		}
-		var own []netip.Prefix
-		for _, text := range ranges {
-			if prefix, err := netip.ParsePrefix(text); err == nil {
-				own = append(own, prefix)
-			}
-		}
-		if len(own) > 0 {
-			if err := a.network.SetPodCIDRs(ctx, own); err != nil {
-				a.log.Error(err, "Pod addresses not taken over", "ranges", ranges)
-			}
-			a.reporter.Nudge()
-		}
-	}
-	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: seen, UpdateFunc: func(_, object any) { seen(object) },
-	})
-	return err
 }
 
 // startStreaming serves logs and exec to the API server, where the node has a certificate.

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -42,10 +41,6 @@ func ready(p *dcorev1.Pod) bool { return podutil.IsPodReadyConditionTrue(p.Statu
 
 var _ = Describe("a node", Ordered, func() {
 	It("registers and becomes Ready", func(ctx SpecContext) {
-		Eventually(func() error {
-			node := &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
-			return w.client.Patch(ctx, node, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"podCIDR":"10.244.7.0/24","podCIDRs":["10.244.7.0/24"]}}`)))
-		}).Should(Succeed())
 		Eventually(func(g Gomega) {
 			node := &dcorev1.Node{}
 			g.Expect(w.client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())

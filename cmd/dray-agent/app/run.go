@@ -31,7 +31,9 @@ import (
 	"drayage.dev/agent/volumes"
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/internal/scheme"
+	"drayage.dev/network/nftables"
 	"drayage.dev/network/podnet"
+	"drayage.dev/network/proxy"
 )
 
 // startPatience bounds the wait for the container runtime at start.
@@ -53,6 +55,8 @@ type agent struct {
 	recorder  record.EventRecorderLogger
 	reporter  *agentnode.Reporter
 	network   *podnet.Manager
+	services  *nftables.Table
+	proxy     *proxy.Proxy
 	objects   *objects.Client
 	volumes   *volumes.Manager
 	pods      *podworker.Manager
@@ -265,6 +269,9 @@ func (a *agent) close() {
 		a.conn.Close()
 	}
 	if a.network != nil {
-		a.network.Close()
+		_ = a.network.Close()
+	}
+	if a.services != nil {
+		_ = a.services.Close()
 	}
 }

@@ -72,7 +72,7 @@ func config(dir string) app.Config {
 	config.NodeName, config.NodeIP = nodeName, nodeAddress
 	config.DataDir, config.RunDir = filepath.Join(dir, "node"), filepath.Join(dir, "run")
 	config.CgroupRoot = "/drayage-test-" + filepath.Base(dir)
-	config.CNIBinDir = filepath.Join(dir, "bin")
+	config.BinDir = filepath.Join(dir, "bin")
 	config.Kubeconfig = filepath.Join(config.DataDir, "agent", "kubeconfig")
 	return config
 }
@@ -130,7 +130,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	dir, err := os.MkdirTemp("/tmp", "drayage-agent-")
 	Expect(err).NotTo(HaveOccurred())
 	w = &world{dir: dir}
-	run("go", "build", "-o", filepath.Join(dir, "bin", "dray-cni"), "drayage.dev/cmd/dray-cni")
+	run("go", "build", "-o", filepath.Join(dir, "bin")+"/", "drayage.dev/cmd/dray-cni", "drayage.dev/cmd/dray-dns")
 	w.startServer()
 	built, err := images.Build(ctx)
 	Expect(err).NotTo(HaveOccurred())

@@ -1,0 +1,106 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+
+	toolscache "k8s.io/client-go/tools/cache"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/network/cniserver"
+	"drayage.dev/network/detached"
+	"drayage.dev/network/nftables"
+	"drayage.dev/network/podnet"
+	"drayage.dev/network/proxy"
+)
+
+// openNetwork makes the parts of the node's network; they do nothing yet.
+func (a *agent) openNetwork(context.Context, context.CancelCauseFunc) (err error) {
+	log := a.log.WithName("network")
+	a.network, err = podnet.New(podnet.Config{
+		StateDir: a.agentDir("network"), NodeAddresses: a.addresses, PodRanges: a.podRanges, ServiceRanges: a.serviceRanges, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if a.services, err = nftables.New(""); err != nil {
+		return err
+	}
+	a.proxy = proxy.New(proxy.Config{
+		Node: proxy.Node{Name: a.NodeName, Addresses: a.addresses}, RESTConfig: a.rest, Backend: a.services, Log: log.WithName("proxy"),
+	})
+	return nil
+}
+
+// startNetwork answers the runtime's plugin, keeps the node's routes, and has services reached by address
+// and by name.
+func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc) error {
+	a.part(ctx, cancel, "wiring pods", func(ctx context.Context) error {
+		return cniserver.Serve(ctx, a.cniSocket(), a.network, func(err error) bool { return errors.Is(err, podnet.ErrNoPodRange) })
+	})
+	a.part(ctx, cancel, "keeping the network", a.network.Run)
+	a.part(ctx, cancel, "keeping the services", a.proxy.Run)
+	if a.Kubeconfig == "" || len(a.dns) == 0 {
+		// A process of its own needs a way to the API of its own.
+		return nil
+	}
+	a.part(ctx, cancel, "keeping the DNS server", func(ctx context.Context) error {
+		return detached.Keep(ctx, detached.Config{
+			Command: a.dnsCommand(), LockFile: dnsLockFile(a.Config), LogFile: a.agentDir("dns.log"), Log: a.log.WithName("dns"),
+			Started: func(pid int) error {
+				if err := a.tree.Create(a.CgroupRoot + "/dns"); err != nil {
+					return err
+				}
+				return a.tree.Enter(a.CgroupRoot+"/dns", pid)
+			},
+		})
+	})
+	return nil
+}
+
+func dnsLockFile(config Config) string { return config.agentDir("dns.lock") }
+
+func (a *agent) dnsCommand() []string {
+	return []string{
+		a.dnsProgram, "--kubeconfig", a.Kubeconfig, "--bind-address", a.dns[0].String(), "--domain", a.ClusterDomain,
+		"--ranges", strings.Join([]string{a.PodCIDR, a.ServiceCIDR}, ","), "--resolv-conf", a.ResolvConf,
+		"--snapshot-file", a.agentDir("dns.json"), "--lock-file", dnsLockFile(a.Config),
+	}
+}
+
+// followNode passes the Node's pod addresses to the network, and the Node to those who admit pods.
+func (a *agent) followNode(ctx context.Context, _ context.CancelCauseFunc) error {
+	informer, err := a.cache.GetInformer(ctx, &dcorev1.Node{})
+	if err != nil {
+		return err
+	}
+	seen := func(object any) {
+		node, ok := object.(*dcorev1.Node)
+		if !ok {
+			return
+		}
+		a.reporter.Observe(node)
+		ranges := node.Spec.PodCIDRs
+		if len(ranges) == 0 && node.Spec.PodCIDR != "" {
+			ranges = []string{node.Spec.PodCIDR}
+		}
+		var own []netip.Prefix
+		for _, text := range ranges {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				own = append(own, prefix)
+			}
+		}
+		if len(own) > 0 {
+			if err := a.network.SetPodCIDRs(ctx, own); err != nil {
+				a.log.Error(err, "Pod addresses not taken over", "ranges", ranges)
+			}
+			a.reporter.Nudge()
+		}
+	}
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc: seen, UpdateFunc: func(_, object any) { seen(object) },
+	})
+	return err
+}
