@@ -34,7 +34,7 @@ const (
 	fieldManager = "drayage-controlplane"
 
 	// bootstrapTimeout bounds each step on the way to ready.
-	bootstrapTimeout = time.Minute
+	bootstrapTimeout = 2 * time.Minute
 
 	pollInterval = 20 * time.Millisecond
 

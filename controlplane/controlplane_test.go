@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -206,6 +207,20 @@ var _ = Describe("the service default/kubernetes", func() {
 		Expect(c.Delete(ctx, service)).To(Succeed())
 		Expect(c.Delete(ctx, slice)).To(Succeed())
 		Eventually(kept, "15s").Should(Succeed())
+	})
+})
+
+var _ = Describe("a stop", func() {
+	It("does not wait for clients to end their watches", func(ctx context.Context) {
+		e, c := start(ctx)
+		for _, list := range []client.ObjectList{&dcorev1.PodList{}, &corev1.SecretList{}} {
+			watch, err := c.Watch(ctx, list)
+			Expect(err).NotTo(HaveOccurred())
+			DeferCleanup(watch.Stop)
+		}
+		begun := time.Now()
+		Expect(e.Stop()).To(Succeed())
+		Expect(time.Since(begun)).To(BeNumerically("<", 15*time.Second))
 	})
 })
 

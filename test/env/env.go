@@ -21,7 +21,7 @@ import (
 )
 
 // startTimeout bounds a start; on two busy cores the usual two seconds can become many.
-const startTimeout = 2 * time.Minute
+const startTimeout = 4 * time.Minute
 
 // Env is a running control plane.
 type Env struct {
