@@ -39,12 +39,18 @@ func (w *podWriter) bind(ctx context.Context, binding *corev1.Binding) error {
 		if err != nil {
 			return fmt.Errorf("binding pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
-		err = w.patch(ctx, pod, body)
-		if !apierrors.IsConflict(err) || attempt == maxConflicts {
-			return err
+		refused := w.patch(ctx, pod, body)
+		// Admission judges the patched pod before the server compares versions, so that a patch of an old
+		// version may be invalid instead of in conflict.
+		if attempt == maxConflicts || !apierrors.IsConflict(refused) && !apierrors.IsInvalid(refused) {
+			return refused
 		}
+		known := pod.ResourceVersion
 		if pod, err = w.live(ctx, binding.Namespace, binding.Name); err != nil {
 			return err
+		}
+		if pod.ResourceVersion == known {
+			return refused
 		}
 	}
 }

@@ -174,6 +174,28 @@ var _ = Describe("binding", func() {
 		Expect(live.Status.Conditions).To(ContainElement(HaveField("Type", corev1.PodConditionType("example.com/warm"))))
 	})
 
+	It("judges the pod that is, not the one that was seen last", func(ctx context.Context) {
+		node, other := addNode(ctx, "node-1"), addNode(ctx, "node-2")
+		seen := addPod(ctx, "web")
+		touch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"team":"shop"}}}`))
+		Expect(admin.Patch(ctx, seen.DeepCopy(), touch)).To(Succeed())
+		Expect(scheduler.BindFrom(ctx, identity, seen, node)).To(Succeed(), "a change of labels is no obstacle")
+		Expect(get(ctx, seen).Labels).To(HaveKeyWithValue("team", "shop"))
+		Expect(scheduler.BindFrom(ctx, identity, seen, node)).To(Succeed(), "the answer to the first was lost")
+		Expect(scheduler.BindFrom(ctx, identity, seen, other)).To(MatchError(ContainSubstring(`already assigned to node "node-1"`)))
+		Expect(get(ctx, seen).Spec.NodeName).To(Equal("node-1"))
+
+		leaving := addPod(ctx, "leaving")
+		Expect(admin.Delete(ctx, leaving.DeepCopy())).To(Succeed())
+		Expect(scheduler.BindFrom(ctx, identity, leaving, node)).To(MatchError(ContainSubstring("is being deleted")))
+
+		first := addPod(ctx, "replaced")
+		end(ctx, first.DeepCopy())
+		second := addPod(ctx, "replaced")
+		Expect(scheduler.BindFrom(ctx, identity, first, node)).To(MatchError(ContainSubstring("the pod was replaced")))
+		Expect(get(ctx, second).Spec.NodeName).To(BeEmpty())
+	})
+
 	It("binds nothing that is being deleted", func(ctx context.Context) {
 		slow := make(chan struct{})
 		startScheduler(scheduler.Config{Configuration: withPreBind("Slow")},

@@ -1,7 +1,13 @@
 package scheduler
 
 import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -23,4 +29,24 @@ func Knows(s *Scheduler, object metav1.Object) bool {
 		return err == nil && seen.ResourceVersion == version
 	}
 	return false
+}
+
+// BindFrom binds a pod to a node as a scheduler does whose informers have seen these versions last.
+func BindFrom(ctx context.Context, config *rest.Config, pod *dcorev1.Pod, node *dcorev1.Node) error {
+	core, err := restFor(config, dcorev1.GroupVersion)
+	if err != nil {
+		return err
+	}
+	pods, nodes := cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil), cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil)
+	if err := pods.Add(podView(pod.DeepCopy())); err != nil {
+		return err
+	}
+	if err := nodes.Add(nodeView(node.DeepCopy())); err != nil {
+		return err
+	}
+	w := &podWriter{core: core, cached: corelisters.NewPodLister(pods), nodes: corelisters.NewNodeLister(nodes)}
+	return w.bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node.Name},
+	})
 }
