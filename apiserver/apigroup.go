@@ -106,6 +106,6 @@ var (
 	_ rest.SingularNameProvider = &parent{}
 )
 
-func (p *parent) NamespaceScoped() bool { return p.namespaced }
-func (p *parent) Kind() string          { return p.kind }
+func (p *parent) NamespaceScoped() bool   { return p.namespaced }
+func (p *parent) Kind() string            { return p.kind }
 func (p *parent) GetSingularName() string { return p.singular }
