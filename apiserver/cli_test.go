@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -177,7 +176,7 @@ func dray(namespace string, in io.Reader, newCommand func(genericiooptions.IOStr
 			}
 		}()
 		command := newCommand(genericiooptions.IOStreams{In: in, Out: &out, ErrOut: &errs})
-		command.SetArgs(append([]string{"--kubeconfig", kubeconfig, "--cache-dir", filepath.Join(os.TempDir(), "drayage-spec-cache"), "-n", namespace}, args...))
+		command.SetArgs(append([]string{"--kubeconfig", kubeconfig, "--cache-dir", filepath.Dir(kubeconfig), "-n", namespace}, args...))
 		if err := command.Execute(); err != nil {
 			code = 1
 			fmt.Fprintln(&errs, err)

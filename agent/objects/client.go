@@ -20,8 +20,8 @@ import (
 	"drayage.dev/agent"
 )
 
-// DefaultWait is how long a call waits for something that the control plane has not sent yet.
-const DefaultWait = 10 * time.Second
+// defaultWait is how long a call waits for something that the control plane has not sent yet.
+const defaultWait = 10 * time.Second
 
 // Config is what New needs to know.
 type Config struct {
@@ -32,7 +32,7 @@ type Config struct {
 	// Changed is told the pods that refer to an object that has changed, appeared or disappeared after
 	// it was known. It is called from the client's one goroutine and must not block. Optional.
 	Changed func(pods []types.UID)
-	// Wait bounds how long a call waits for what has not been sent yet. Default: DefaultWait.
+	// Wait bounds how long a call waits for what has not been sent yet. Default: ten seconds.
 	Wait time.Duration
 }
 
@@ -76,7 +76,7 @@ type object struct {
 // New returns a client that has nothing yet.
 func New(config Config) (*Client, error) {
 	if config.Wait == 0 {
-		config.Wait = DefaultWait
+		config.Wait = defaultWait
 	}
 	rc := rest.CopyConfig(config.REST)
 	rc.APIPath, rc.GroupVersion = "/apis", &subresourcesv1alpha1.GroupVersion

@@ -16,8 +16,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// DefaultClientName is the common name of the API server's certificate towards nodes.
-const DefaultClientName = "drayage:apiserver"
+// defaultClientName is the common name of the API server's certificate towards nodes.
+const defaultClientName = "drayage:apiserver"
 
 const (
 	// headerTimeout bounds how long a connection may take to say what it wants.
@@ -47,7 +47,7 @@ type Config struct {
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// ClientCAs is the cluster's authority.
 	ClientCAs *x509.CertPool
-	// ClientName is the common name of the one client. Default: DefaultClientName.
+	// ClientName is the common name of the one client. Default: drayage:apiserver.
 	ClientName string
 	// Pods finds pods.
 	Pods Pods
@@ -64,7 +64,7 @@ type Server struct {
 // New returns a server that Run starts.
 func New(config Config) *Server {
 	if config.ClientName == "" {
-		config.ClientName = DefaultClientName
+		config.ClientName = defaultClientName
 	}
 	return &Server{config: config, client: config.ClientName}
 }

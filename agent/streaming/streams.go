@@ -57,7 +57,7 @@ func (s *Server) inContainer(w http.ResponseWriter, r *http.Request, prepare fun
 	}
 	target, err := prepare(r.Context(), kubecontainer.ParseContainerID(status.ContainerID).ID, options)
 	if err != nil {
-		streaming.WriteError(err, w)
+		_ = streaming.WriteError(err, w)
 		return
 	}
 	pass(w, r, target)
@@ -87,7 +87,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	}
 	sandbox, err := s.sandbox(r.Context(), pod)
 	if err != nil {
-		streaming.WriteError(err, w)
+		_ = streaming.WriteError(err, w)
 		return
 	}
 	if sandbox == "" {
@@ -96,7 +96,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := s.config.Runtime.PortForward(r.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: sandbox, Port: options.Ports})
 	if err != nil {
-		streaming.WriteError(err, w)
+		_ = streaming.WriteError(err, w)
 		return
 	}
 	pass(w, r, answer.GetUrl())
