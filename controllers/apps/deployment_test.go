@@ -52,6 +52,8 @@ var _ = Describe("a Deployment", func() {
 		rollOut(ctx, d)
 		Expect(d).To(haveCondition(appsv1.DeploymentAvailable, corev1.ConditionTrue, "MinimumReplicasAvailable"))
 		Eventually(reading(d)).WithContext(ctx).Should(haveCondition(appsv1.DeploymentProgressing, corev1.ConditionTrue, "NewReplicaSetAvailable"))
+		Expect(d).To(haveCondition(dappsv1.DeploymentReady, corev1.ConditionTrue, "NewReplicaSetAvailable"))
+		Expect(d).NotTo(haveCondition(dappsv1.DeploymentReconciling, corev1.ConditionTrue, "ReplicaSetUpdated"))
 		Expect(d.Annotations).To(HaveKeyWithValue(dappsv1.RevisionAnnotation, "1"))
 		Expect(d.Status.Selector).To(Equal("app=web"))
 		Expect(d.Status.Summary).To(Equal(dappsv1.DeploymentSummary{Ready: "3/3", UpToDate: 3, Available: 3}))
@@ -105,6 +107,7 @@ var _ = Describe("a Deployment", func() {
 		setImage(ctx, d, "bad:1")
 		Eventually(reading(d)).WithContext(ctx).Should(haveCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ProgressDeadlineExceeded"))
 		Expect(d).To(haveCondition(appsv1.DeploymentAvailable, corev1.ConditionTrue, "MinimumReplicasAvailable"))
+		Expect(d).To(haveCondition(dappsv1.DeploymentStalled, corev1.ConditionTrue, "ProgressDeadlineExceeded"))
 		Expect(names(activePods(ctx, namespace))).To(And(HaveLen(4), ContainElements(served)))
 
 		setImage(ctx, d, "web:1")

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -156,6 +157,19 @@ var _ = Describe("a ReplicaSet", func() {
 		edit(ctx, set, func(set *dappsv1.ReplicaSet) { set.Spec.Template.Spec.PriorityClassName = "" })
 		Eventually(reading(set)).WithContext(ctx).Should(HaveField("Status", And(
 			HaveField("ReadyReplicas", int32(5)), HaveField("Conditions", BeEmpty()))))
+	})
+
+	It("has pods whose managed fields one patch ends for good", func(ctx context.Context) {
+		set := replicaSet(namespace, "web", 1)
+		set.Spec.Template.Spec.Containers[0].Image = "bad:1"
+		Expect(api.Create(ctx, set)).To(Succeed())
+		Eventually(func(ctx context.Context) []dcorev1.Pod { return activePods(ctx, namespace) }).WithContext(ctx).Should(HaveLen(1))
+		pod := &activePods(ctx, namespace)[0]
+		// As the scheduler's binding does.
+		Expect(api.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"managedFields":[{}]}}`)))).To(Succeed())
+		Expect(pod.ManagedFields).To(BeEmpty())
+		edit(ctx, pod, func(pod *dcorev1.Pod) { pod.Annotations = map[string]string{"touched": "yes"} })
+		Expect(pod.ManagedFields).To(BeEmpty())
 	})
 
 	It("makes a hundred pods fast", func(ctx context.Context) {

@@ -373,6 +373,10 @@ func compare(where string, before, theirs, ours world) {
 	their := theirs.deployment.Status
 	// Upstream counts the sizes before the step, we those after it.
 	status.UnavailableReplicas, their.UnavailableReplicas = 0, 0
+	// Upstream does not know these.
+	for _, own := range []appsv1.DeploymentConditionType{dappsv1.DeploymentReady, dappsv1.DeploymentReconciling, dappsv1.DeploymentStalled} {
+		deploymentutil.RemoveDeploymentCondition(&status, own)
+	}
 	// Upstream notices a found ReplicaSet a step after it has annotated it, we at once.
 	if current := deploymentutil.GetDeploymentCondition(status, appsv1.DeploymentProgressing); current != nil &&
 		current.Reason == deploymentutil.FoundNewRSReason && len(their.Conditions) < len(status.Conditions) {

@@ -35,6 +35,7 @@ func newStatus(ctx context.Context, seen Observed, rollout bool) dappsv1.Deploym
 		setProgressing(ctx, &status, seen)
 		setReplicaFailure(&status, seen)
 	}
+	setKstatus(&status, d)
 	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
 	if err != nil {
 		// Observing has refused such a selector before.
