@@ -13,6 +13,7 @@ import (
 	"drayage.dev/controllers/core/claims"
 	"drayage.dev/controllers/core/endpointslice"
 	"drayage.dev/controllers/core/node"
+	"drayage.dev/controllers/core/pod"
 	"drayage.dev/controllers/core/podindex"
 	"drayage.dev/controllers/core/service"
 )
@@ -26,6 +27,9 @@ type Config struct {
 	// NodeGrace is how long a node's lease may go without renewal before the node counts as lost; zero
 	// means 40 seconds.
 	NodeGrace time.Duration
+	// NodeQuarantine is how long a node must be missing before the pods that are bound to it are
+	// collected; zero means 40 seconds.
+	NodeQuarantine time.Duration
 }
 
 // Add adds the controllers of the core group to mgr, with the cache indexes that they share. It is to be
@@ -39,6 +43,7 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 		func() error { return service.Add(mgr, service.Config{ServiceCIDR: cfg.ServiceCIDR}) },
 		func() error { return endpointslice.Add(mgr) },
 		func() error { return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, Grace: cfg.NodeGrace}) },
+		func() error { return pod.Add(mgr, pod.Config{Quarantine: cfg.NodeQuarantine}) },
 	} {
 		if err := add(); err != nil {
 			return err

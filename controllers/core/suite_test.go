@@ -48,6 +48,9 @@ const (
 // nodeGrace is how long a node's lease may rest in the suite's clusters.
 const nodeGrace = 2 * time.Second
 
+// quarantine is how long a node must be missing there.
+const quarantine = 2 * time.Second
+
 var _ = BeforeSuite(func(ctx context.Context) {
 	SetDefaultEventuallyTimeout(20 * time.Second)
 	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
@@ -66,7 +69,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 })
 
 func config() core.Config {
-	return core.Config{ServiceCIDR: serviceCIDR, PodCIDR: podCIDR, NodeGrace: nodeGrace}
+	return core.Config{ServiceCIDR: serviceCIDR, PodCIDR: podCIDR, NodeGrace: nodeGrace, NodeQuarantine: quarantine}
 }
 
 // startManager runs the controllers under the manager's own identity until the suite or spec ends, or
