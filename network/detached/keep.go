@@ -136,7 +136,8 @@ func start(ctx context.Context, cfg Config) error {
 	if cfg.Started != nil {
 		if err := cfg.Started(process.Process.Pid); err != nil {
 			_ = process.Process.Kill()
-			<-ended
+			// It ends by our own hand: how is of no interest.
+			_ = <-ended
 			return fmt.Errorf("placing %s: %w", cfg.Command[0], err)
 		}
 	}

@@ -22,6 +22,8 @@ import (
 const (
 	// defaultTTL is short, as everything about services may change at any time.
 	defaultTTL = 5 * time.Second
+	// maxRequests bounds the requests in hand; a client asks again what is dropped beyond.
+	maxRequests = 4096
 	// maxChain bounds how many external names in a row are followed.
 	maxChain = 8
 	// idle is how long a TCP connection may wait for its next question.
@@ -136,8 +138,9 @@ func follow(ctx context.Context, cfg Config, store *Store) error {
 
 // handler answers questions.
 type handler struct {
-	zone    *Zone
-	forward *forwarder
+	zone     *Zone
+	forward  *forwarder
+	requests chan struct{}
 }
 
 func newHandler(cfg Config, store *Store, listen string) *handler {
@@ -153,7 +156,7 @@ func newHandler(cfg Config, store *Store, listen string) *handler {
 	zone := &Zone{
 		Domain: cfg.Domain, Address: cfg.Address, Ranges: cfg.Ranges, TTL: uint32(cfg.TTL / time.Second), Store: store,
 	}
-	return &handler{zone: zone, forward: newForwarder(servers)}
+	return &handler{zone: zone, forward: newForwarder(servers), requests: make(chan struct{}, maxRequests)}
 }
 
 func withPort(server string) string {
@@ -169,6 +172,13 @@ func without(servers, excluded []string) []string {
 
 // ServeDNS answers one request.
 func (h *handler) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
+	select {
+	case h.requests <- struct{}{}:
+		defer func() { <-h.requests }()
+	default:
+		_ = w.Close()
+		return
+	}
 	reply := new(dns.Msg)
 	reply.SetReply(request)
 	reply.RecursionAvailable, reply.Compress = true, true

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -28,6 +29,17 @@ func (t *Table) staleFlows(next map[spec.Key]*spec.Frontend) flows {
 		stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving
 	}
 	return stale
+}
+
+// udpFrontend reads the key of a UDP frontend from its element of the svc map.
+func udpFrontend(e element) (spec.Key, bool) {
+	if e.set != setServices || e.key[4] != unix.IPPROTO_UDP {
+		return spec.Key{}, false
+	}
+	return spec.Key{
+		Addr: netip.AddrFrom4([4]byte([]byte(e.key[:4]))), Proto: unix.IPPROTO_UDP,
+		Port: binary.BigEndian.Uint16([]byte(e.key[8:10])),
+	}, true
 }
 
 // flows maps frontends to the endpoints whose flows may stay.

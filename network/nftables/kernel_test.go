@@ -113,7 +113,7 @@ var _ = Describe("The kernel's table", func() {
 		random := rand.New(rand.NewPCG(uint64(GinkgoRandomSeed()), 7))
 		w := newWorld()
 		state := map[spec.Key]*spec.Frontend{}
-		for range 25 {
+		for range 12 {
 			for range 20 {
 				changes := spec.Changes{}
 				for range 1 + random.IntN(4) {

@@ -173,6 +173,12 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 		return changed, fmt.Errorf("writing nftables table %s: %w", t.layout.table.Name, err)
 	}
 	stale := t.staleFlows(frontends)
+	for e := range d.remove {
+		// What an earlier process served, and nobody does any more.
+		if key, ok := udpFrontend(e); ok && frontends[key] == nil {
+			stale[netip.AddrPortFrom(key.Addr, key.Port)] = nil
+		}
+	}
 	t.applied, t.shared = frontends, shared
 	return changed, t.deleteFlows(stale)
 }

@@ -100,6 +100,19 @@ var _ = Describe("Traffic", func() {
 		}
 	})
 
+	It("leads pods and the node to what serves on the node itself, as the API server may", func() {
+		w := newWorld()
+		pod, _ := w.pod("client")
+		server, err := w.Serve(w.Address.String()+":6443", "api")
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(server.Close)
+		endpoint := netip.AddrPortFrom(w.Address, 6443)
+		w.apply(spec.Changes{key("10.96.0.1:443", tcp): {Slots: []netip.AddrPort{endpoint}}})
+		for _, from := range []*netlab.Namespace{pod, w.Namespace} {
+			Expect(answers(from, "tcp", "10.96.0.1:443", 3)).To(Equal(map[string]int{"api": 3}))
+		}
+	})
+
 	It("sends a client back to where it was until that is gone", func() {
 		w := newWorld()
 		client, _ := w.pod("client")
@@ -165,7 +178,15 @@ var _ = Describe("Traffic", func() {
 		Expect(ask("udp")).To(Equal("two"))
 		Expect(ask("tcp")).To(Equal("one"))
 
+		By("removing the UDP service while nobody follows")
+		_, err = w.open().Sync(spec.Changes{key(service, tcp): frontend(two)})
+		Expect(err).NotTo(HaveOccurred())
+		_, err = asker{flow}.Ask()
+		Expect(err).To(HaveOccurred())
+
 		By("removing the service")
+		_, err = w.table.Sync(spec.Changes{key(service, tcp): frontend(two)})
+		Expect(err).NotTo(HaveOccurred())
 		w.apply(spec.Changes{key(service, tcp): nil, key(service, udp): nil})
 		_, err = client.Dial("tcp", service, time.Second)
 		Expect(err).To(MatchError(syscall.EHOSTUNREACH))

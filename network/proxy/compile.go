@@ -126,7 +126,8 @@ func backends(node Node, port corev1.ServicePort, endpoints []*discoveryv1.Endpo
 			}
 			b := backend{
 				address: netip.AddrPortFrom(address.Unmap(), number),
-				here:    endpoint.NodeName != nil && *endpoint.NodeName == node.Name,
+				// Processes with the node's own network reach themselves over lo, where all is well.
+				here: endpoint.NodeName != nil && *endpoint.NodeName == node.Name && !slices.Contains(node.Addresses, address.Unmap()),
 			}
 			switch {
 			case usable(endpoint.Conditions):
