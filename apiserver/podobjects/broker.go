@@ -72,15 +72,7 @@ func (b *Broker) Stream(ctx context.Context, user, node string, w http.ResponseW
 	w.Header().Set("Content-Type", subresourcesv1alpha1.PodObjectsContentType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	control, encoder := http.NewResponseController(w), json.NewEncoder(w)
-	s := newStream(b.watches, func(frame *subresourcesv1alpha1.PodObjectsFrame) error {
-		// Not every ResponseWriter knows deadlines; a connection that is dead for good ends ctx.
-		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if err := encoder.Encode(frame); err != nil {
-			return err
-		}
-		return control.Flush()
-	})
+	s := newStream(b.watches, framesTo(w, writeTimeout))
 
 	lw := cache.NewListWatchFromClient(b.pods, "pods", "", fields.OneTermEqualSelector(dcorev1.NodeNameField, node))
 	reflector := cache.NewReflectorWithOptions(lw, &dcorev1.Pod{}, s.pods, cache.ReflectorOptions{
@@ -92,6 +84,21 @@ func (b *Broker) Stream(ctx context.Context, user, node string, w http.ResponseW
 	_ = s.run(ctx)
 	cancel()
 	<-done
+}
+
+// framesTo returns how one frame is written to w. A frame that does not leave within timeout fails, and
+// the connection with it.
+func framesTo(w http.ResponseWriter, timeout time.Duration) func(*subresourcesv1alpha1.PodObjectsFrame) error {
+	control, encoder := http.NewResponseController(w), json.NewEncoder(w)
+	return func(frame *subresourcesv1alpha1.PodObjectsFrame) error {
+		if err := control.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return err
+		}
+		if err := encoder.Encode(frame); err != nil {
+			return err
+		}
+		return control.Flush()
+	}
 }
 
 // enter makes cancel the end of c's stream and ends the one before. The returned function leaves.

@@ -2,6 +2,11 @@ package podobjects
 
 import (
 	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,6 +97,30 @@ var _ = Describe("A stream", func() {
 		Expect(waiting).To(BeNumerically("<=", 4))
 		out.block.Unlock()
 		Eventually(out.types).Should(ContainElements("Synced", "Object"))
+	})
+})
+
+var _ = Describe("A reader that does not read", func() {
+	It("loses its stream", func() {
+		failed := make(chan error, 1)
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			write := framesTo(w, 200*time.Millisecond)
+			large := &subresourcesv1alpha1.PodObjectsFrame{Object: &subresourcesv1alpha1.ObjectState{Name: strings.Repeat("x", 1<<20)}}
+			var err error
+			for range 1000 {
+				if err = write(large); err != nil {
+					break
+				}
+			}
+			failed <- err
+		}))
+		DeferCleanup(server.Close)
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(conn.Close)
+		_, err = conn.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(failed).WithTimeout(10 * time.Second).Should(Receive(MatchError(os.ErrDeadlineExceeded)))
 	})
 })
 
