@@ -64,8 +64,10 @@ func Generate(o Observed) corev1.PodStatus {
 		s.StartTime = ptr.To(metav1.NewTime(o.Now).Rfc3339Copy())
 	}
 	initialized := appStarted(o)
-	s.InitContainerStatuses = o.containerStatuses(pod.Spec.InitContainers, previous.InitContainerStatuses, true, initialized)
-	s.ContainerStatuses = o.containerStatuses(pod.Spec.Containers, previous.ContainerStatuses, false, initialized)
+	if !o.rejected(previous) {
+		s.InitContainerStatuses = o.containerStatuses(pod.Spec.InitContainers, previous.InitContainerStatuses, true, initialized)
+		s.ContainerStatuses = o.containerStatuses(pod.Spec.Containers, previous.ContainerStatuses, false, initialized)
+	}
 
 	all := append(append([]corev1.ContainerStatus{}, s.InitContainerStatuses...), s.ContainerStatuses...)
 	s.Phase = phase(pod, all, o.Ended, initialized)
@@ -81,6 +83,15 @@ func Generate(o Observed) corev1.PodStatus {
 	o.addresses(&s, previous)
 	o.conditions(&s, previous, all)
 	return s
+}
+
+// rejected says that the pod was never let in: it has no containers to tell of, so that the pod's own
+// reason is what users see.
+func (o Observed) rejected(previous *corev1.PodStatus) bool {
+	if len(o.Runtime.Sandboxes) > 0 || len(o.Runtime.Containers) > 0 {
+		return false
+	}
+	return o.Verdict != nil || terminal(previous.Phase) && len(previous.ContainerStatuses) == 0
 }
 
 func terminal(phase corev1.PodPhase) bool {

@@ -54,7 +54,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		Launcher: []string{"nsenter", "--net=/run/netns/" + name},
 		DataDir:  filepath.Join(m.dir, "containerd"), RunDir: m.run,
 		RegistryDir: filepath.Join(m.dir, "certs.d"),
-		Cgroups: m.tree, Cgroup: m.tree.Root() + "/runtime",
+		Cgroups:     m.tree, Cgroup: m.tree.Root() + "/runtime",
 		Network: []byte(`{"cniVersion":"1.0.0","name":"none","plugins":[{"type":"none"}]}`),
 	})
 	Expect(err).NotTo(HaveOccurred())
