@@ -32,12 +32,15 @@ func identities() map[string]pki.Identity {
 	}
 }
 
+// serviceNames are what pods call the API server.
+var serviceNames = []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+
 func ensurePKI(config *Config) (*pki.PKI, error) {
 	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, config.serviceIP().AsSlice(), net.ParseIP(config.AdvertiseAddress)}
 	if bind := net.ParseIP(config.BindAddress); !bind.IsUnspecified() {
 		ips = append(ips, bind)
 	}
-	names := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+	names := append([]string{"localhost"}, serviceNames...)
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
 	}

@@ -24,8 +24,8 @@ import (
 	"drayage.dev/controlplane/publish"
 )
 
-// Run serves the control plane until the context ends, then stops it in order: API server and controllers,
-// then etcd. It returns nil after a clean stop.
+// Run serves the control plane until the context ends, then stops it in order: controllers, API server,
+// etcd. It returns nil after a clean stop.
 func Run(ctx context.Context, config Config) error {
 	if err := config.complete(); err != nil {
 		return err
@@ -93,7 +93,10 @@ func (r *runner) serve(ctx context.Context) error {
 	r.log = klog.FromContext(ctx)
 	ctx = klog.NewContext(ctx, klog.Background())
 	group, ctx := errgroup.WithContext(ctx)
-	server, err := r.newServer(ctx)
+	// The API server outlives the controllers, so that they can give back what they hold.
+	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAPI()
+	server, err := r.newServer(apiCtx)
 	if err != nil {
 		return err
 	}
@@ -106,8 +109,11 @@ func (r *runner) serve(ctx context.Context) error {
 	}
 	r.loopback = rest.CopyConfig(server.GenericAPIServer.LoopbackClientConfig)
 	r.loopback.QPS = -1 // priority and fairness bounds it
-	group.Go(func() error { return prepared.Run(ctx) })
-	group.Go(func() error { return untilDone(ctx, func() error { return r.operate(ctx) }) })
+	group.Go(func() error { return prepared.Run(apiCtx) })
+	group.Go(func() error {
+		defer stopAPI()
+		return untilDone(ctx, func() error { return r.operate(ctx) })
+	})
 	group.Go(func() error { return r.renewCertificates(ctx) })
 	return group.Wait()
 }
@@ -160,10 +166,14 @@ func (r *runner) serves(kind string) bool {
 
 // keepHouse runs the housekeeping controllers, and the signer of nodes' certificates with them.
 func (r *runner) keepHouse(ctx context.Context) error {
-	signer := nodecerts.Config{Client: r.loopback, Authority: r.certs.Authority, Addresses: func(ctx context.Context, name string) ([]corev1.NodeAddress, error) {
-		node, err := r.bound.node(ctx, name)
-		return node.Status.Addresses, err
-	}}
+	signer := nodecerts.Config{
+		Client: r.loopback, Authority: r.certs.Authority,
+		Reserved: append([]string{r.config.serviceIP().String(), "127.0.0.1", "::1"}, serviceNames...),
+		Addresses: func(ctx context.Context, name string) ([]corev1.NodeAddress, error) {
+			node, err := r.bound.node(ctx, name)
+			return node.Status.Addresses, err
+		},
+	}
 	return housekeeping.Run(ctx, housekeeping.Config{
 		Client: r.loopback, RootCA: r.certs.CertPEM(), Identity: r.identity(),
 		More: []func(context.Context) error{func(ctx context.Context) error { return nodecerts.Run(ctx, signer) }},

@@ -57,10 +57,11 @@ func (c *Credentials) Keep(ctx context.Context, ips []net.IP, dnsNames []string)
 	if err != nil {
 		return nil, err
 	}
+	// Of what GetTemplate returns, a change of address asks for a new certificate; of a Template it does not.
 	managers := make([]certificate.Manager, 2)
 	for i, config := range []certificate.Config{
 		{Name: clientStore, SignerName: ClientSigner, Template: clientTemplate(c.config.NodeName), Usages: usages(certificatesv1.UsageClientAuth), CertificateStore: c.client},
-		{Name: servingStore, SignerName: ServingSigner, Template: servingTemplate, Usages: usages(certificatesv1.UsageServerAuth), CertificateStore: servingPairs},
+		{Name: servingStore, SignerName: ServingSigner, GetTemplate: func() *x509.CertificateRequest { return servingTemplate }, Usages: usages(certificatesv1.UsageServerAuth), CertificateStore: servingPairs},
 	} {
 		config.ClientsetFn, config.Ctx = newClient, &ctx
 		if managers[i], err = certificate.NewManager(&config); err != nil {

@@ -38,6 +38,9 @@ type Config struct {
 	Client *rest.Config
 	// Authority signs.
 	Authority *pki.Authority
+	// Reserved are the names and addresses that stand for the API server; no node gets a certificate for
+	// one.
+	Reserved []string
 	// Addresses returns what a node's Node object says that it is reached at. The error is NotFound for a
 	// node that is not there.
 	Addresses func(ctx context.Context, node string) ([]corev1.NodeAddress, error)
@@ -78,6 +81,11 @@ func (c *controller) handle(ctx context.Context, csr *certificatesv1.Certificate
 		return fmt.Errorf("parsing the certificate request %s: %w", csr.Name, err)
 	}
 	ask, err := newAsk(csr.Spec, request)
+	if err == nil {
+		if name := ask.impersonates(c.Reserved); name != "" {
+			err = fmt.Errorf("%s is the API server's", name)
+		}
+	}
 	switch {
 	case err != nil && approved:
 		return c.fail(ctx, csr, err)

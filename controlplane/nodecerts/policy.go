@@ -73,7 +73,27 @@ func (a *ask) mayAsk() error {
 	return fmt.Errorf("%s may not ask for this certificate of node %s", a.spec.Username, a.node)
 }
 
-// foreign returns the first name or address of the request that is not among the node's; empty for none.
+// impersonates returns the first name or address of the request that is reserved for the API server; empty for
+// none. A node writes its own addresses into its Node object, so what that shows is no proof.
+func (a *ask) impersonates(reserved []string) string {
+	for _, name := range a.names() {
+		if slices.Contains(reserved, name) {
+			return name
+		}
+	}
+	return ""
+}
+
+func (a *ask) names() []string {
+	names := slices.Clone(a.request.DNSNames)
+	for _, ip := range a.request.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return names
+}
+
+// foreign returns the first name of the request that is not the node's, or the first address that its Node does
+// not show; empty for none.
 func (a *ask) foreign(addresses []corev1.NodeAddress) string {
 	for _, ip := range a.request.IPAddresses {
 		if !slices.ContainsFunc(addresses, func(address corev1.NodeAddress) bool { return ip.Equal(net.ParseIP(address.Address)) }) {
@@ -81,7 +101,7 @@ func (a *ask) foreign(addresses []corev1.NodeAddress) string {
 		}
 	}
 	for _, name := range a.request.DNSNames {
-		if name != a.node && !slices.ContainsFunc(addresses, func(address corev1.NodeAddress) bool { return address.Address == name }) {
+		if name != a.node {
 			return name
 		}
 	}
