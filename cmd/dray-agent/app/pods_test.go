@@ -39,7 +39,7 @@ func get(ctx context.Context, p *dcorev1.Pod) func() (*dcorev1.Pod, error) {
 
 func ready(p *dcorev1.Pod) bool { return podutil.IsPodReadyConditionTrue(p.Status.PodStatus) }
 
-var _ = Describe("a node", Ordered, func() {
+var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 	It("registers and becomes Ready", func(ctx SpecContext) {
 		Eventually(func(g Gomega) {
 			node := &dcorev1.Node{}
@@ -52,7 +52,7 @@ var _ = Describe("a node", Ordered, func() {
 	}, NodeTimeout(2*time.Minute))
 
 	It("runs a pod, keeps it through the agent's death, and leaves nothing of it", func(ctx SpecContext) {
-		p := pod("first", shell("main", "trap 'exit 0' TERM; while true; do sleep 0.1; done"))
+		p := pod("first", shell("main", "while true; do sleep 0.1; done"))
 		Expect(w.client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(Satisfy(ready))
 		running, err := get(ctx, p)()
@@ -80,9 +80,9 @@ var _ = Describe("a node", Ordered, func() {
 		always := corev1.ContainerRestartPolicyAlways
 		share := []corev1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
 		first, second := shell("first", "echo first >> /shared/order"), shell("second", "echo second >> /shared/order")
-		sidecar := shell("sidecar", "echo sidecar >> /shared/order; trap 'exit 0' TERM; while true; do sleep 0.1; done")
+		sidecar := shell("sidecar", "echo sidecar >> /shared/order; while true; do sleep 0.1; done")
 		sidecar.RestartPolicy = &always
-		main := shell("main", "echo main >> /shared/order; cat /shared/order; trap 'exit 0' TERM; while true; do sleep 0.1; done")
+		main := shell("main", "echo main >> /shared/order; cat /shared/order; while true; do sleep 0.1; done")
 		for _, container := range []*corev1.Container{&first, &second, &sidecar, &main} {
 			container.VolumeMounts = share
 		}
@@ -109,7 +109,7 @@ var _ = Describe("a node", Ordered, func() {
 	}, NodeTimeout(3*time.Minute))
 
 	It("says what is wrong and recovers by itself", func(ctx SpecContext) {
-		p := pod("recovers", shell("main", "trap 'exit 0' TERM; while true; do sleep 0.1; done"))
+		p := pod("recovers", shell("main", "while true; do sleep 0.1; done"))
 		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "KEY", ValueFrom: &corev1.EnvVarSource{
 			ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "late"}, Key: "key"},
 		}}}

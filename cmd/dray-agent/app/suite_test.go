@@ -184,7 +184,13 @@ func (w *world) startServer() {
 		stop()
 		Eventually(done, time.Minute).Should(Receive(BeNil()))
 	})
-	Eventually(ready, 2*time.Minute).Should(Receive(&w.info))
+	select {
+	case w.info = <-ready:
+	case err := <-done:
+		Fail(fmt.Sprintf("the control plane ended: %v", err))
+	case <-time.After(2 * time.Minute):
+		Fail("the control plane is not ready")
+	}
 	w.client, err = client.NewWithWatch(w.info.Admin, client.Options{Scheme: scheme.New()})
 	Expect(err).NotTo(HaveOccurred())
 	token, err := os.ReadFile(w.info.TokenFile)
