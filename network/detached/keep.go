@@ -136,8 +136,7 @@ func start(ctx context.Context, cfg Config) error {
 	if cfg.Started != nil {
 		if err := cfg.Started(process.Process.Pid); err != nil {
 			_ = process.Process.Kill()
-			// It ends by our own hand: how is of no interest.
-			_ = <-ended
+			cfg.Log.V(1).Info("Ended a process that could not be placed", "command", cfg.Command[0], "result", <-ended)
 			return fmt.Errorf("placing %s: %w", cfg.Command[0], err)
 		}
 	}

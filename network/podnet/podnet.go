@@ -191,18 +191,22 @@ func (m *Manager) Check(_ context.Context, pod node.PodRef) error {
 func (m *Manager) Restore(ctx context.Context, live []node.PodRef) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	alive := make(map[string]node.PodRef, len(live))
+	alive, inUse := map[string]bool{}, map[netip.Addr]bool{}
 	for _, pod := range live {
-		alive[owner(pod)] = pod
-	}
-	errs := []error{m.pool.Retain(func(lease ipam.Lease) bool {
-		_, ok := alive[lease.Owner]
-		return ok
-	})}
-	for key, pod := range alive {
+		alive[owner(pod)] = true
 		for _, address := range pod.Addresses {
-			if m.owns(address) {
-				errs = append(errs, m.pool.Adopt(key, note(pod), address))
+			inUse[address] = true
+		}
+	}
+	// An address that the runtime remembers stays taken even if it does not say by which sandbox.
+	errs := []error{m.pool.Retain(func(lease ipam.Lease) bool { return alive[lease.Owner] || inUse[lease.Address] })}
+	for _, lease := range m.pool.Leases() {
+		delete(inUse, lease.Address)
+	}
+	for _, pod := range live {
+		for _, address := range pod.Addresses {
+			if inUse[address] && m.owns(address) {
+				errs = append(errs, m.pool.Adopt(owner(pod), note(pod), address))
 			}
 		}
 	}

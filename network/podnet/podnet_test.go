@@ -187,6 +187,10 @@ var _ = Describe("Manager", func() {
 		Expect(name).To(Equal("one"))
 		Expect(second.Check(ctx, ref)).To(Succeed())
 		Expect(second.Check(ctx, dead)).NotTo(Succeed())
+
+		By("knowing a pod by its address where the runtime tells no more")
+		Expect(second.Restore(ctx, []node.PodRef{{UID: "one-uid", Addresses: ref.Addresses}})).To(Succeed())
+		Expect(second.Check(ctx, ref)).To(Succeed())
 		Expect(links(lab)).To(ConsistOf(kernel.ServiceLink, kernel.LinkName("one-sandbox")))
 		Expect(os.ReadDir(filepath.Join(cfg.StateDir, "addresses"))).To(HaveLen(2), "one lease and the cursor")
 	})
