@@ -156,9 +156,12 @@ var _ = Describe("a Deployment", func() {
 			d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
 		})
 		rollOut(ctx, d)
-		// A pod that takes its time.
+		// A pod that takes its time. The finalizer is not Drayage's, which the pod collector would remove.
 		slow := &activePods(ctx, namespace)[0]
-		edit(ctx, slow, func(pod *dcorev1.Pod) { pod.Labels["slow"] = "true" })
+		edit(ctx, slow, func(pod *dcorev1.Pod) {
+			pod.Labels["slow"] = "true"
+			pod.Finalizers = append(pod.Finalizers, "test.drayage.dev/slow")
+		})
 		setImage(ctx, d, "web:2")
 		Eventually(func(ctx context.Context) []string { return names(activePods(ctx, namespace)) }).WithContext(ctx).Should(BeEmpty())
 		Consistently(images).WithContext(ctx).Should(BeEmpty())

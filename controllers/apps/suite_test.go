@@ -36,7 +36,7 @@ var api client.WithWatch
 
 var _ = BeforeSuite(func(ctx context.Context) {
 	EnforceDefaultTimeoutsWhenUsingContexts()
-	SetDefaultEventuallyTimeout(20 * time.Second)
+	SetDefaultEventuallyTimeout(time.Minute)
 	SetDefaultEventuallyPollingInterval(50 * time.Millisecond)
 	SetDefaultConsistentlyDuration(time.Second)
 
@@ -50,6 +50,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 
 	// The manager runs under its own identity: what its role lacks, a spec finds.
 	cfg := app.DefaultConfig()
+	cfg.LeaderElection = true
 	cfg.RESTConfig, err = e.As("drayage:manager")
 	Expect(err).NotTo(HaveOccurred())
 	start(func(ctx context.Context) error { return app.Run(ctx, cfg) })
