@@ -157,7 +157,8 @@ func waitDiscovery(ctx context.Context, config *rest.Config, crds []*apiextensio
 	}
 	return poll(ctx, "discovery", func(ctx context.Context) error {
 		groups, err := discovery.ServerPreferredResources(client)
-		if err != nil {
+		// Somebody's aggregated API that does not answer must not keep the control plane from starting.
+		if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
 			return err
 		}
 		for _, crd := range crds {

@@ -79,7 +79,7 @@ var _ = Describe("joining a cluster", Ordered, func() {
 
 		By("joining anew under another name")
 		config.NodeName = "n2"
-		credentials, err = join.Ensure(ctx, config)
+		_, err = join.Ensure(ctx, config)
 		Expect(err).NotTo(HaveOccurred())
 		certs, err := certutil.CertsFromFile(filepath.Join(config.Dir, "pki/node-client-current.pem"))
 		Expect(err).NotTo(HaveOccurred())
