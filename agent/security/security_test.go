@@ -111,6 +111,7 @@ var _ = Describe("VerifyNonRoot", func() {
 		Expect(verify(podWith(nonRoot, &corev1.SecurityContext{RunAsUser: ptr.To[int64](7)}), root)).To(Succeed())
 		Expect(verify(podWith(nonRoot, nil), root)).To(MatchError(
 			`container has runAsNonRoot and image will run as root (pod: "web_shop(u1)", container: app)`))
+		Expect(verify(podWith(nonRoot, nil), security.ImageUser{})).To(MatchError(ContainSubstring("image will run as root")))
 		Expect(verify(podWith(nonRoot, nil), security.ImageUser{Name: "www"})).To(MatchError(
 			`container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: "web_shop(u1)", container: app)`))
 		Expect(verify(podWith(nonRoot, &corev1.SecurityContext{RunAsUser: ptr.To[int64](0)}), root)).To(MatchError(

@@ -12,7 +12,8 @@ import (
 	"k8s.io/kubernetes/pkg/securitycontext"
 )
 
-// ImageUser is the user that an image runs as by itself.
+// ImageUser is the user that an image runs as by itself. An image that names none, which is the zero
+// value, runs as root.
 type ImageUser struct {
 	// UID is nil when the image names its user by name.
 	UID *int64
@@ -49,9 +50,7 @@ func VerifyNonRoot(pod *corev1.Pod, container *corev1.Container, user ImageUser)
 	switch {
 	case user.UID == nil && user.Name != "":
 		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root %s", user.Name, where)
-	case user.UID == nil:
-		return nil
-	case *user.UID == 0:
+	case user.UID == nil, *user.UID == 0:
 		return fmt.Errorf("container has runAsNonRoot and image will run as root %s", where)
 	}
 	if problems := validation.IsValidUserID(*user.UID); len(problems) > 0 {

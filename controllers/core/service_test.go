@@ -86,7 +86,7 @@ var _ = Describe("a Service", func() {
 		address, err := netip.ParseAddr(s.Spec.ClusterIP)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(netip.MustParsePrefix(serviceCIDR).Contains(address)).To(BeTrue())
-		Expect(address.String()).NotTo(BeElementOf("10.96.0.0", "10.96.0.1", "10.96.0.10", "10.96.0.255"))
+		Expect(address.String()).NotTo(BeElementOf("10.96.0.0", "10.96.0.1", "10.96.0.10", "10.96.0.63"))
 		Expect(claimsOf(ctx, s)()).To(ConsistOf(s.Spec.ClusterIP))
 		Expect(s.Status.ObservedGeneration).To(Equal(s.Generation))
 		Expect(s.Status.Summary).To(Equal(dcorev1.ServiceSummary{ExternalIP: "<none>", Ports: "80/TCP"}))
@@ -141,10 +141,10 @@ var _ = Describe("a Service", func() {
 		Eventually(reading(s)).WithContext(ctx).Should(haveServiceCondition(dcorev1.ServiceReady, metav1.ConditionFalse, reason))
 		Expect(s.Status.Conditions[0].Message).To(ContainSubstring(message))
 	},
-		Entry(nil, dcorev1.ServiceClusterIPOutOfRange, "the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/24",
+		Entry(nil, dcorev1.ServiceClusterIPOutOfRange, "the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/26",
 			func(s *dcorev1.Service) { s.Spec.ClusterIP = "10.97.0.1" }),
-		Entry(nil, dcorev1.ServiceClusterIPOutOfRange, "(10.96.0.255) is not in the valid range",
-			func(s *dcorev1.Service) { s.Spec.ClusterIP = "10.96.0.255" }),
+		Entry(nil, dcorev1.ServiceClusterIPOutOfRange, "(10.96.0.63) is not in the valid range",
+			func(s *dcorev1.Service) { s.Spec.ClusterIP = "10.96.0.63" }),
 		Entry(nil, dcorev1.ServiceClusterIPTaken, "10.96.0.1 is reserved for Service default/kubernetes",
 			func(s *dcorev1.Service) { s.Spec.ClusterIP = "10.96.0.1" }),
 		Entry(nil, dcorev1.ServiceClusterIPTaken, "10.96.0.10 is reserved for the cluster's DNS",
@@ -274,9 +274,30 @@ var _ = Describe("claims", func() {
 		Eventually(claimsOf(ctx, s)).Should(ConsistOf(s.Spec.ClusterIP))
 	})
 
+	It("are never two for one thing, however many managers are at work", func(ctx context.Context) {
+		startManager(config())
+		startManager(config())
+		var all []*dcorev1.Service
+		for i := range 30 {
+			s := service(namespace, fmt.Sprint("s", i), nodePort)
+			create(ctx, s)
+			all = append(all, s)
+		}
+		seen := map[string]string{}
+		for _, s := range all {
+			Eventually(reading(s)).WithContext(ctx).Should(beReady())
+			port := strconv.Itoa(int(s.Spec.Ports[0].NodePort))
+			for _, value := range []string{s.Spec.ClusterIP, port} {
+				Expect(seen).NotTo(HaveKey(value), "which %s has", s.Name)
+				seen[value] = s.Name
+			}
+			Eventually(claimsOf(ctx, s)).Should(ConsistOf(s.Spec.ClusterIP, port))
+		}
+	})
+
 	It("run out with the range, which is said, and come back", func(ctx context.Context) {
 		var all []*dcorev1.Service
-		for i := range 260 {
+		for i := range 64 {
 			s := service(namespace, fmt.Sprint("s", i))
 			Expect(api.Create(ctx, s)).To(Succeed())
 			all = append(all, s)

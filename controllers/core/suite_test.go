@@ -41,7 +41,7 @@ var (
 
 // The ranges of the suite's clusters: small, so that specs can use them up.
 const (
-	serviceCIDR = "10.96.0.0/24"
+	serviceCIDR = "10.96.0.0/26"
 	podCIDR     = "10.244.0.0/20"
 )
 
