@@ -3,6 +3,7 @@ package podworker
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,8 +82,9 @@ func (w *worker) stopUnwell(ctx context.Context, p *pass, intents []stopIntent) 
 }
 
 // startContainers starts each container whose turn it is. started says that at least one was; one that
-// cannot be started does not keep the others from it.
+// cannot be started does not keep the others from it, but holds back those that depend on it.
 func (w *worker) startContainers(ctx context.Context, p *pass, containers []*corev1.Container) (started bool, err error) {
+	before := maps.Clone(w.waiting)
 	clear(w.waiting)
 	var failures []error
 	for _, container := range containers {
@@ -92,11 +94,20 @@ func (w *worker) startContainers(ctx context.Context, p *pass, containers []*cor
 		if w.inBackoff(p, container) {
 			continue
 		}
-		if err := w.startContainer(ctx, p, container); err != nil {
-			failures = append(failures, err)
+		if at, held := w.hold.until(container.Name, w.manager.Clock.Now()); held {
+			p.wakeAt(at)
+			if waiting, known := before[container.Name]; known {
+				w.waiting[container.Name] = waiting
+			}
 			continue
 		}
-		started = true
+		switch err := w.startContainer(ctx, p, container, before[container.Name]); {
+		case err == nil:
+			w.hold.over(container.Name)
+			started = true
+		case !errors.Is(err, errHeld):
+			failures = append(failures, err)
+		}
 	}
 	return started, errors.Join(failures...)
 }
@@ -114,8 +125,11 @@ func (w *worker) inBackoff(p *pass, container *corev1.Container) bool {
 		p.wakeAt(last.FinishedAt.Add(wait))
 		message := "back-off " + wait.String() + " restarting failed container=" + container.Name + " pod=" + kubePod(p.pod)
 		w.waiting[container.Name] = corev1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: message}
-		w.event(p.pod, container, corev1.EventTypeWarning, events.BackOffStartContainer,
-			"Back-off restarting failed container %s in pod %s", container.Name, kubePod(p.pod))
+		if !w.said[container.Name].Equal(last.FinishedAt) {
+			w.said[container.Name] = last.FinishedAt
+			w.event(p.pod, container, corev1.EventTypeWarning, events.BackOffStartContainer,
+				"Back-off restarting failed container %s in pod %s", container.Name, kubePod(p.pod))
+		}
 		return true
 	}
 	backoff.Next(key, last.FinishedAt)
@@ -127,14 +141,16 @@ func kubePod(pod *corev1.Pod) string {
 	return pod.Name + "_" + pod.Namespace + "(" + string(pod.UID) + ")"
 }
 
-// wait notes why a container cannot be started, for the status.
-func (w *worker) wait(container *corev1.Container, reason, message string) error {
+// wait notes why a container cannot be started, for the status, and when to try again: at retry, when set,
+// or a little later each time.
+func (w *worker) wait(p *pass, container *corev1.Container, reason, message string, retry time.Time) error {
 	w.waiting[container.Name] = corev1.ContainerStateWaiting{Reason: reason, Message: message}
-	return errors.Join(errWaiting, errors.New(reason+": "+message))
+	p.wakeAt(w.hold.failed(container.Name, w.manager.Clock.Now(), retry))
+	return errHeld
 }
 
 // startContainer takes one container from its image to its postStart hook.
-func (w *worker) startContainer(ctx context.Context, p *pass, container *corev1.Container) error {
+func (w *worker) startContainer(ctx context.Context, p *pass, container *corev1.Container, before corev1.ContainerStateWaiting) error {
 	sandbox, err := w.sandboxConfig(ctx, p.pod)
 	if err != nil {
 		return err
@@ -148,17 +164,19 @@ func (w *worker) startContainer(ctx context.Context, p *pass, container *corev1.
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if !failure.Retry.IsZero() {
-			p.wakeAt(failure.Retry)
-		}
 		w.event(p.pod, container, corev1.EventTypeWarning, events.FailedToCreateContainer, "Error: %s", failure.Reason)
-		return w.wait(container, failure.Reason, failure.Message)
+		retry := failure.Retry
+		if before.Reason != failure.Reason {
+			// Soon once more, so that the state tells of the back-off as kubelet's does.
+			retry = time.Time{}
+		}
+		return w.wait(p, container, failure.Reason, failure.Message, retry)
 	}
 	config, cleanup, err := w.containerConfig(ctx, p, container, image, w.attempt(p, container.Name))
 	defer cleanup()
 	if err != nil {
 		w.event(p.pod, container, corev1.EventTypeWarning, events.FailedToCreateContainer, "Error: %s", err)
-		return w.wait(container, reasonConfig, err.Error())
+		return w.wait(p, container, reasonConfig, err.Error(), time.Time{})
 	}
 	// Not interrupted half-way: a container must not be left made and not started.
 	id, err := w.manager.Containers.Start(context.WithoutCancel(ctx), w.uid, &agent.ContainerPlan{
@@ -168,11 +186,11 @@ func (w *worker) startContainer(ctx context.Context, p *pass, container *corev1.
 	switch {
 	case errors.As(err, &refused) && refused.Creating:
 		w.event(p.pod, container, corev1.EventTypeWarning, events.FailedToCreateContainer, "Error: %s", refused.Err)
-		return w.wait(container, reasonCreate, refused.Err.Error())
+		return w.wait(p, container, reasonCreate, refused.Err.Error(), time.Time{})
 	case err != nil:
 		w.event(p.pod, container, corev1.EventTypeNormal, events.CreatedContainer, "Container created")
 		w.event(p.pod, container, corev1.EventTypeWarning, events.FailedToStartContainer, "Error: %s", errors.Unwrap(err))
-		return w.wait(container, reasonRun, err.Error())
+		return w.wait(p, container, reasonRun, err.Error(), time.Time{})
 	}
 	w.event(p.pod, container, corev1.EventTypeNormal, events.CreatedContainer, "Container created")
 	w.event(p.pod, container, corev1.EventTypeNormal, events.StartedContainer, "Container started")
@@ -232,9 +250,24 @@ func (w *worker) postStart(ctx context.Context, p *pass, container *corev1.Conta
 			if err := w.manager.Containers.Stop(context.WithoutCancel(ctx), running.ID, w.specGrace(p.pod)); err != nil {
 				return err
 			}
-			return w.wait(container, reasonPostStart, text)
+			return w.wait(p, container, reasonPostStart, text, time.Time{})
 		}
 	}
 	w.watch(p, container, running, false, probes.State{})
+	return nil
+}
+
+// deleteDead removes containers of which two newer ones of the same name exist: the newest is the one that
+// runs, or that the status speaks of, the one before is for `logs --previous`.
+func (w *worker) deleteDead(ctx context.Context, p *pass) error {
+	seen := map[string]int{}
+	for _, container := range p.state.Containers {
+		seen[container.Name]++
+		if seen[container.Name] > 2 && container.Phase != agent.ContainerRunning {
+			if err := w.manager.Containers.Delete(ctx, container.ID); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }

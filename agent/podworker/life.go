@@ -29,6 +29,7 @@ var steps = []step{
 	{"cgroup", (*worker).makeCgroup},
 	{"volumes", (*worker).mountVolumes},
 	{"containers", (*worker).runContainers},
+	{"dead containers", (*worker).deleteDead},
 }
 
 // live takes the steps until one fails or the pod's end is decided.
@@ -50,6 +51,9 @@ func (w *worker) live(ctx context.Context, p *pass) error {
 	for _, step := range steps {
 		if err := step.run(w, interruptible, p); err != nil {
 			if interruptible.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, errHeld) {
 				return nil
 			}
 			return fmt.Errorf("%s: %w", step.name, err)
@@ -131,13 +135,24 @@ func (w *worker) mountVolumes(ctx context.Context, p *pass) error {
 	w.dirty = false
 	w.mu.Unlock()
 	now := w.manager.Clock.Now()
+	if dirty {
+		w.hold.lift()
+	}
+	if w.mounted == nil {
+		if at, held := w.hold.until("volumes", now); held {
+			p.wakeAt(at)
+			return errHeld
+		}
+	}
 	due := !w.refreshAt.IsZero() && !now.Before(w.refreshAt)
 	if w.mounted == nil {
 		mounted, err := w.manager.Volumes.Mount(ctx, p.pod)
 		if err != nil {
 			w.event(p.pod, nil, corev1.EventTypeWarning, events.FailedMountVolume, "%s", err)
-			return errors.Join(errWaiting, err)
+			p.wakeAt(w.hold.failed("volumes", now, time.Time{}))
+			return errors.Join(errHeld, err)
 		}
+		w.hold.over("volumes")
 		w.mounted, p.volumes, due = mounted, mounted, true
 	}
 	if dirty || due {
@@ -208,10 +223,25 @@ func (w *worker) makeSandbox(ctx context.Context, p *pass) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	config, err := w.sandboxConfig(ctx, p.pod)
+	now := w.manager.Clock.Now()
+	if at, held := w.hold.until("sandbox", now); held {
+		p.wakeAt(at)
+		return errHeld
+	}
+	err := w.prepareSandbox(ctx, p)
 	if err != nil {
 		w.event(p.pod, nil, corev1.EventTypeWarning, events.FailedCreatePodSandBox, "Failed to create pod sandbox: %s", err)
-		return errors.Join(errWaiting, err)
+		p.wakeAt(w.hold.failed("sandbox", now, time.Time{}))
+		return errors.Join(errHeld, err)
+	}
+	w.hold.over("sandbox")
+	return nil
+}
+
+func (w *worker) prepareSandbox(ctx context.Context, p *pass) error {
+	config, err := w.sandboxConfig(ctx, p.pod)
+	if err != nil {
+		return err
 	}
 	if len(p.state.Sandboxes) > 0 {
 		w.event(p.pod, nil, corev1.EventTypeNormal, events.SandboxChanged, "Pod sandbox changed, it will be killed and re-created.")
@@ -219,11 +249,8 @@ func (w *worker) makeSandbox(ctx context.Context, p *pass) error {
 			return err
 		}
 	}
-	if _, err = w.manager.Runtime.Prepare(context.WithoutCancel(ctx), &agent.PodPlan{Config: config}); err != nil {
-		w.event(p.pod, nil, corev1.EventTypeWarning, events.FailedCreatePodSandBox, "Failed to create pod sandbox: %s", err)
-		return errors.Join(errWaiting, err)
-	}
-	return nil
+	_, err = w.manager.Runtime.Prepare(context.WithoutCancel(ctx), &agent.PodPlan{Config: config})
+	return err
 }
 
 // makeCgroupAgain halts what is left of a dead sandbox, which takes the pod's cgroup with it.

@@ -67,6 +67,10 @@ type worker struct {
 	refreshAt time.Time
 	// hooked are the running containers whose postStart hook is through (or that have none), by id.
 	hooked map[string]bool
+	// hold keeps what has failed from being tried again at once; said is the end of a container that its
+	// back-off was announced for, by name.
+	hold holdOff
+	said map[string]time.Time
 	// retries counts failed passes in a row.
 	retries int
 	ending  *ending
@@ -76,6 +80,7 @@ func newWorker(m *Manager, uid types.UID) *worker {
 	return &worker{
 		manager: m, uid: uid, wake: make(chan struct{}, 1), failed: map[string]probes.Change{},
 		waiting: map[string]corev1.ContainerStateWaiting{}, hooked: map[string]bool{}, dirty: true,
+		hold: holdOff{}, said: map[string]time.Time{},
 	}
 }
 
@@ -194,14 +199,13 @@ func (w *worker) after(ctx context.Context, regular time.Duration, err error) ti
 	}
 	wait := min(retryFirst<<min(w.retries, 10), retryMost)
 	w.retries++
-	if !errors.Is(err, errWaiting) {
-		logr.FromContextOrDiscard(ctx).Info("Pod step failed, trying again", "uid", w.uid, "after", wait.String(), "err", err.Error())
-	}
+	logr.FromContextOrDiscard(ctx).Info("Pod step failed, trying again", "uid", w.uid, "after", wait.String(), "err", err.Error())
 	return min(wait, regular)
 }
 
-// errWaiting marks a failure that the user has been told of already, in a container's state or an event.
-var errWaiting = errors.New("waiting")
+// errHeld ends a pass quietly: the user has been told already, in a container's state or an event, and the
+// pass knows when to try again.
+var errHeld = errors.New("held off")
 
 func completed(phase corev1.PodPhase) bool {
 	return phase == corev1.PodSucceeded || phase == corev1.PodFailed

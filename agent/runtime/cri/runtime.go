@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -107,6 +110,12 @@ func (r *Runtime) Prepare(ctx context.Context, plan *agent.PodPlan) (agent.Sandb
 			return agent.Sandbox{}, err
 		}
 		attempt = newest.Attempt + 1
+		// The last one's containers tell how they ended; those before it are of no use to anyone.
+		for _, older := range states[0].Sandboxes[1:] {
+			if _, err := r.client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: older.ID}); err != nil && !gone(err) {
+				return agent.Sandbox{}, fmt.Errorf("removing pod sandbox %s: %w", older.ID, plain(err))
+			}
+		}
 	}
 	release, err := r.take(ctx)
 	if err != nil {
@@ -216,13 +225,28 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 func (r *Runtime) Delete(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := r.client.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+	container, err := r.Container(ctx, id)
+	if err != nil {
+		// Gone already, or the runtime is away; it is asked again as long as it lists the container.
+		return nil
+	}
+	_, err = r.client.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
 	if err != nil && !gone(err) {
 		return fmt.Errorf("removing container %s: %w", id, plain(err))
 	}
 	r.mu.Lock()
 	delete(r.containers, id)
 	r.mu.Unlock()
+	// Its log, and what rotation has made of it.
+	logs, err := filepath.Glob(container.LogPath + "*")
+	if err != nil || container.LogPath == "" {
+		return err
+	}
+	for _, log := range logs {
+		if err := os.Remove(log); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 
