@@ -27,7 +27,13 @@ func advertiseAddress(bind net.IP) string {
 // listen opens the API server's port before anything else starts.
 func listen(ctx context.Context, config *Config) (net.Listener, error) {
 	address := net.JoinHostPort(config.BindAddress, strconv.Itoa(config.Port))
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	// "tcp" would take 0.0.0.0 for both families, and the server would talk to itself at ::1, which is not
+	// there where IPv6 is switched off.
+	network := "tcp"
+	if net.ParseIP(config.BindAddress).To4() != nil {
+		network = "tcp4"
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, network, address)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		return nil, fmt.Errorf("listening on %s: the port is already in use: stop what uses it, or choose another with --port", address)

@@ -45,11 +45,12 @@ func Setup(ctx context.Context, options Options) context.Context {
 	return klog.NewContext(ctx, own)
 }
 
-// telling drops lines that every first start writes as errors and that nobody can do anything about.
+// telling drops lines that every first start or every stop writes as errors and that nobody can do anything
+// about.
 type telling struct{ out io.Writer }
 
 func (t telling) Write(line []byte) (int, error) {
-	for _, harmless := range []string{"The manifest file is empty", "Failed to ensure lease exists, will retry"} {
+	for _, harmless := range []string{"The manifest file is empty", "Failed to ensure lease exists, will retry", "context canceled"} {
 		if bytes.Contains(line, []byte(harmless)) {
 			return len(line), nil
 		}

@@ -107,6 +107,8 @@ func (c Config) components(info controlplane.Info) map[string]func(context.Conte
 // one is no reason to end the API server.
 func keepRunning(ctx context.Context, name string, run func(context.Context) error) {
 	log := klog.FromContext(ctx)
+	// What controllers narrate of their start and stop is for who asks for it with -v 1; errors are not.
+	ctx = klog.NewContext(ctx, log.V(1))
 	for ctx.Err() == nil {
 		err := run(ctx)
 		if ctx.Err() != nil {
