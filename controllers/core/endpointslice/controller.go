@@ -45,6 +45,9 @@ type reconciler struct {
 // Add adds the controller to mgr.
 func Add(mgr ctrl.Manager) error {
 	r := newReconciler(mgr.GetClient())
+	if err := addIndexes(context.Background(), mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("endpointslice").
 		For(&dcorev1.Service{}).
@@ -109,6 +112,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 func (r *reconciler) podsOf(ctx context.Context, service *dcorev1.Service) ([]*corev1.Pod, error) {
 	var list dcorev1.PodList
 	err := r.client.List(ctx, &list, client.InNamespace(service.Namespace), client.UnsafeDisableDeepCopy,
+		client.MatchingFields{labelField: firstPair(service.Spec.Selector)},
 		client.MatchingLabelsSelector{Selector: labels.ValidatedSetSelector(service.Spec.Selector)})
 	if err != nil {
 		return nil, fmt.Errorf("listing the pods of Service %s: %w", client.ObjectKeyFromObject(service), err)
@@ -123,9 +127,7 @@ func (r *reconciler) podsOf(ctx context.Context, service *dcorev1.Service) ([]*c
 // slicesOf lists the slices of a service that this controller manages and that are there to stay.
 func (r *reconciler) slicesOf(ctx context.Context, service *dcorev1.Service) ([]*discoveryv1.EndpointSlice, error) {
 	var list ddiscoveryv1.EndpointSliceList
-	err := r.client.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingLabels{
-		discoveryv1.LabelServiceName: service.Name, discoveryv1.LabelManagedBy: ManagedBy,
-	})
+	err := r.client.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{serviceField: service.Name})
 	if err != nil {
 		return nil, fmt.Errorf("listing the EndpointSlices of Service %s: %w", client.ObjectKeyFromObject(service), err)
 	}

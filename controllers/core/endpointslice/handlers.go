@@ -4,7 +4,6 @@ import (
 	"context"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	endpointsliceutil "k8s.io/endpointslice/util"
@@ -52,22 +51,14 @@ func (r *reconciler) podHandler() handler.EventHandler {
 }
 
 func (r *reconciler) enqueueSelecting(ctx context.Context, q queue, namespace string, podLabels ...map[string]string) {
-	var services dcorev1.ServiceList
-	if err := r.client.List(ctx, &services, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		log.FromContext(ctx).Error(err, "listing the services of a pod")
-		return
-	}
-	for i := range services.Items {
-		service := &services.Items[i]
-		if service.Spec.Selector == nil {
-			continue // which selects nothing, not everything
+	for _, set := range podLabels {
+		services, err := r.servicesOf(ctx, namespace, set)
+		if err != nil {
+			log.FromContext(ctx).Error(err, "looking for the services of a pod")
+			return
 		}
-		selector := labels.ValidatedSetSelector(service.Spec.Selector)
-		for _, set := range podLabels {
-			if selector.Matches(labels.Set(set)) {
-				q.Add(ctrl.Request{NamespacedName: client.ObjectKeyFromObject(service)})
-				break
-			}
+		for _, service := range services {
+			q.Add(ctrl.Request{NamespacedName: client.ObjectKeyFromObject(service)})
 		}
 	}
 }
