@@ -47,7 +47,7 @@ func (c *Cluster) newNode(number int) (*Node, error) {
 	}
 	n := &Node{
 		Name: name, Address: address, Namespace: namespace, Dir: filepath.Join(c.Dir, name),
-		CgroupRoot: "/drayage-test/" + c.id + "/" + name, cluster: c, port: name,
+		CgroupRoot: "/" + c.id + "-" + name, cluster: c, port: name,
 	}
 	listener, err := namespace.Listen("tcp", "127.0.0.1:"+registryPort)
 	if err != nil {

@@ -148,12 +148,13 @@ var _ = Describe("the users' manifests", func() {
 		// The manifest brings its own namespace "backend" and leaves order-service in the current one.
 		namespace := newNamespace(ctx, c)
 		converted := convert(ctx, c, manifest("traffic/backend.yaml"))
-		apply(ctx, c, namespace, splitNamespaced(converted, "backend"))
-		apply(ctx, c, namespace, splitOthers(converted, "backend"))
+		backend, here := split(converted, "backend")
 		DeferCleanup(func(ctx SpecContext) {
 			_, err := c.Kubectl(ctx, "delete", "namespace", "backend", "--timeout=60s")
 			Expect(err).NotTo(HaveOccurred())
 		}, NodeTimeout(2*time.Minute))
+		apply(ctx, c, "backend", backend)
+		apply(ctx, c, namespace, here)
 
 		available(ctx, c, "backend", "user-service")
 		available(ctx, c, namespace, "order-service")
@@ -170,17 +171,7 @@ func serviceOnly(text string) string {
 	return first
 }
 
-// splitNamespaced returns the documents that are in, or are, a namespace; splitOthers the rest.
-func splitNamespaced(text, namespace string) string {
-	in, _ := split(text, namespace)
-	return in
-}
-
-func splitOthers(text, namespace string) string {
-	_, others := split(text, namespace)
-	return others
-}
-
+// split separates the documents that are in a namespace, or are it, from the others.
 func split(text, namespace string) (in, others string) {
 	for document := range strings.SplitSeq(text, "---\n") {
 		if strings.Contains(document, "namespace: "+namespace) || strings.Contains(document, "kind: Namespace") {
