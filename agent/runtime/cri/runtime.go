@@ -310,6 +310,9 @@ func gone(err error) bool { return status.Code(err) == codes.NotFound }
 // plain takes the transport's prefix off a runtime's error, since users read the text, and keeps what a
 // caller may ask for.
 func plain(err error) error {
+	if err == nil {
+		return nil
+	}
 	answer, ok := status.FromError(err)
 	if !ok {
 		return err
@@ -321,4 +324,12 @@ func plain(err error) error {
 		return fmt.Errorf("%s: %w", answer.Message(), context.Canceled)
 	}
 	return errors.New(answer.Message())
+}
+
+// ReopenLog has the runtime begin a new log file for a running container, after its log was renamed.
+func (r *Runtime) ReopenLog(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := r.client.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id})
+	return plain(err)
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,6 +26,8 @@ import (
 
 	"drayage.dev/agent/cgroups"
 	"drayage.dev/agent/containerd"
+	"drayage.dev/agent/images"
+	"drayage.dev/agent/logs"
 	agentnode "drayage.dev/agent/node"
 	"drayage.dev/agent/objects"
 	"drayage.dev/agent/podworker"
@@ -245,6 +249,18 @@ func (a *agent) startPods(ctx context.Context, cancel context.CancelCauseFunc) e
 		return err
 	}
 	a.part(ctx, cancel, "running pods", func(ctx context.Context) error { return a.pods.Run(ctx, source) })
+	a.part(ctx, cancel, "rotating logs", func(ctx context.Context) error {
+		logs.Rotator{Runtime: a.runtime}.Run(ctx)
+		return nil
+	})
+	collector := &images.Collector{
+		Images: runtimeapi.NewImageServiceClient(a.conn), Containers: runtimeapi.NewRuntimeServiceClient(a.conn),
+		Dir: a.agentDir("containerd"), Keep: cmp.Or(a.SandboxImage, containerd.PauseImage),
+	}
+	a.part(ctx, cancel, "collecting images", func(ctx context.Context) error {
+		collector.Run(ctx)
+		return nil
+	})
 	return nil
 }
 
