@@ -147,7 +147,8 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	var failures []error
-	if ready := readiness(&node.Status); ready != corev1.ConditionTrue && ready != "" {
+	if readiness(&node.Status) == corev1.ConditionUnknown {
+		// An agent that is alive, ready or not, speaks for its pods itself.
 		failures = append(failures, r.markNotReady(ctx, pods))
 	}
 	leaving, err := r.evict(ctx, node, pods)

@@ -105,7 +105,7 @@ func (r *reconciler) evictPod(ctx context.Context, pod *dcorev1.Pod) error {
 	return nil
 }
 
-// markNotReady says of the pods of a node that is not ready that they are not either, so that their
+// markNotReady says of the pods of a node that is not heard of that they are not ready, so that their
 // endpoints go. The agent says otherwise when it is back.
 func (r *reconciler) markNotReady(ctx context.Context, pods []dcorev1.Pod) error {
 	var failures []error
@@ -117,7 +117,7 @@ func (r *reconciler) markNotReady(ctx context.Context, pods []dcorev1.Pod) error
 		base := pod.DeepCopy()
 		_, condition := podutil.GetPodCondition(&pod.Status.PodStatus, corev1.PodReady)
 		condition.Status, condition.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(r.clock.Now())
-		condition.Reason, condition.Message = "NodeNotReady", "The pod's node is not ready."
+		condition.Reason, condition.Message = "NodeNotReady", "The pod's node is not heard of."
 		patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
 		if err := r.client.Status().Patch(ctx, pod, patch); client.IgnoreNotFound(err) != nil {
 			failures = append(failures, fmt.Errorf("marking pod %s as not ready: %w", client.ObjectKeyFromObject(pod), err))
