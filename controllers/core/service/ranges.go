@@ -27,6 +27,8 @@ const (
 type addresses struct {
 	prefix netip.Prefix
 	size   int
+	// lower is the size of the lower part.
+	lower int
 }
 
 func newAddresses(cidr string) (addresses, error) {
@@ -39,6 +41,7 @@ func newAddresses(cidr string) (addresses, error) {
 	if bits < 16 {
 		size = 1 << bits
 	}
+	lower := lowerPart(size, addressShare, minAddresses, maxAddresses)
 	size-- // the range's own address
 	if prefix.Addr().Is4() && bits <= 16 {
 		size-- // the broadcast address
@@ -46,7 +49,7 @@ func newAddresses(cidr string) (addresses, error) {
 	if size <= dnsOffset {
 		return addresses{}, fmt.Errorf("the service range %s is too small", cidr)
 	}
-	return addresses{prefix: prefix.Masked(), size: size}, nil
+	return addresses{prefix: prefix.Masked(), size: size, lower: lower}, nil
 }
 
 // at returns the address at an offset from 1 to size.
@@ -81,7 +84,7 @@ func (r addresses) dns() netip.Addr { return r.at(dnsOffset) }
 // draw yields offsets from 1 to size, each at least once: random ones of the upper part, then all of the
 // upper and at last all of the lower part.
 func (r addresses) draw(yield func(int) bool) {
-	draw(r.size, lowerPart(r.size, addressShare, minAddresses, maxAddresses), yield)
+	draw(r.size, r.lower, yield)
 }
 
 // ports is the range of node ports.
