@@ -2,6 +2,8 @@ package app_test
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -99,6 +101,56 @@ var _ = Describe("a running node", func() {
 		Expect(w.client.Delete(ctx, p)).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(time.Minute))
+
+	It("ends its pods gently when it is asked to take everything down", func(ctx SpecContext) {
+		w.stopAgent()
+		w.startAgent(takeDownVariable + "=1")
+		p := pod("gentle", shell("main", loop))
+		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"touch", "/shared/stopped"}}}}
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
+		p.Spec.Volumes = []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: w.dir}}}}
+		create(ctx, p)
+		Eventually(get(ctx, p)).Should(Satisfy(ready))
+		w.stopAgent()
+		Expect(filepath.Join(w.dir, "stopped")).To(BeAnExistingFile())
+		Expect(filepath.Glob("/sys/fs/cgroup/*" + config(w.dir).CgroupRoot)).To(BeEmpty())
+		Expect(config(w.dir).RunDir).NotTo(BeAnExistingFile())
+		mounts, err := os.ReadFile("/proc/self/mounts")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(string(mounts)).NotTo(ContainSubstring(w.dir))
+		links, err := net.Interfaces()
+		Expect(err).NotTo(HaveOccurred())
+		var names []string
+		for _, link := range links {
+			names = append(names, link.Name)
+		}
+		Expect(names).To(ConsistOf("lo", "uplink", "nowhere"))
+		w.startAgent()
+		Eventually(get(ctx, p), time.Minute).Should(Satisfy(ready))
+	}, NodeTimeout(2*time.Minute))
+
+	It("starts many pods at once", func(ctx SpecContext) {
+		var pods []*dcorev1.Pod
+		began := time.Now()
+		for i := range 20 {
+			p := pod(fmt.Sprintf("many-%d", i), shell("main", "sleep 600"))
+			p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
+			Expect(w.client.Create(ctx, p)).To(Succeed())
+			pods = append(pods, p)
+		}
+		for _, p := range pods {
+			Eventually(get(ctx, p), time.Minute).Should(Satisfy(ready))
+		}
+		GinkgoWriter.Printf("20 pods were Ready after %v\n", time.Since(began))
+		began = time.Now()
+		for _, p := range pods {
+			Expect(w.client.Delete(ctx, p)).To(Succeed())
+		}
+		for _, p := range pods {
+			Eventually(func() error { _, err := get(ctx, p)(); return err }, time.Minute).Should(Satisfy(apierrors.IsNotFound))
+		}
+		GinkgoWriter.Printf("20 pods were gone after %v\n", time.Since(began))
+	}, NodeTimeout(2*time.Minute))
 
 	It("is taken down whole, and comes back with its pods", func(ctx SpecContext) {
 		p := pod("returns", shell("main", loop))

@@ -32,6 +32,8 @@ import (
 const (
 	insideVariable = "DRAYAGE_SPEC_INSIDE"
 	agentVariable  = "DRAYAGE_SPEC_AGENT"
+	// takeDownVariable makes the agent end everything when it stops.
+	takeDownVariable = "DRAYAGE_SPEC_TAKE_DOWN"
 
 	nodeName    = "node-a"
 	nodeAddress = "172.30.99.1"
@@ -102,6 +104,7 @@ func runAgent(dir string) error {
 		return err
 	}
 	config.Kubeconfig, config.ClientCAFile, config.ServingCertificate = credentials.Kubeconfig, credentials.CAFile, certificates.Serving
+	config.TakeDown = os.Getenv(takeDownVariable) != ""
 	return app.Run(ctx, config)
 }
 
@@ -199,13 +202,13 @@ func (w *world) startServer() {
 	Expect(os.WriteFile(filepath.Join(w.dir, "url"), []byte(w.info.URL), 0o600)).To(Succeed())
 }
 
-func (w *world) startAgent() {
+func (w *world) startAgent(environment ...string) {
 	GinkgoHelper()
 	log, err := os.OpenFile(filepath.Join(w.dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	Expect(err).NotTo(HaveOccurred())
 	defer log.Close()
 	w.agent = exec.Command(os.Args[0])
-	w.agent.Env = append(os.Environ(), agentVariable+"="+w.dir)
+	w.agent.Env = append(append(os.Environ(), agentVariable+"="+w.dir), environment...)
 	w.agent.Stdout, w.agent.Stderr = log, log
 	Expect(w.agent.Start()).To(Succeed())
 }
