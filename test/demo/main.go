@@ -155,9 +155,15 @@ func (d *demo) up() (ended <-chan error, terminate func() error, err error) {
 
 // serveSample waits for the API, applies the sample and waits until its service answers.
 func (d *demo) serveSample(ctx context.Context) error {
-	if err := d.waitFor(ctx, "the API server and the node", func() (string, bool) {
-		out, err := d.kubectl(ctx, "get", "nodes", "--no-headers")
-		return firstLine(out), err == nil && strings.Contains(out, " Ready")
+	if err := d.waitFor(ctx, "the API server", func() (string, bool) {
+		out, err := d.kubectl(ctx, "get", "--raw", "/readyz")
+		return out, err == nil
+	}); err != nil {
+		return err
+	}
+	if err := d.waitFor(ctx, "the node", func() (string, bool) {
+		out, err := d.kubectl(ctx, "get", "nodes", "-o", "jsonpath={.items[*].status.summary.status}")
+		return out, err == nil && out == "Ready"
 	}); err != nil {
 		return err
 	}
@@ -166,8 +172,8 @@ func (d *demo) serveSample(ctx context.Context) error {
 		return fmt.Errorf("applying the sample application: %w: %s", err, out)
 	}
 	return d.waitFor(ctx, "the sample application", func() (string, bool) {
-		out, err := d.kubectl(ctx, "get", "deployment", "myapp", "--no-headers")
-		return firstLine(out), err == nil && strings.Contains(out, " 3/3 ")
+		out, err := d.kubectl(ctx, "get", "deployment", "myapp", "-o", "jsonpath={.status.summary.ready} replicas ready")
+		return out, err == nil && strings.HasPrefix(out, "3/3 ")
 	})
 }
 
@@ -202,20 +208,16 @@ func (d *demo) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, args := range [][]string{
-		{"get", "nodes,deployments,pods,services", "-o", "wide"},
-	} {
-		out, err := d.kubectl(ctx, args...)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("\n%s\n", out)
+	out, err := d.kubectl(ctx, "get", "nodes,deployments,pods,services")
+	if err != nil {
+		return err
 	}
+	fmt.Printf("\n%s\n", out)
 	fmt.Printf(`The sample application serves. In another terminal:
 
   export KUBECONFIG=%[1]s
   curl http://%[2]s/
-  %[3]s kubectl get pods
+  %[3]s kubectl get pods -o wide
   %[3]s logs deployment/myapp
   %[3]s exec -it deployment/myapp -- sh
   %[3]s kubectl scale deployment myapp --replicas=5
@@ -236,11 +238,6 @@ func (d *demo) kubectl(ctx context.Context, args ...string) (string, error) {
 		return string(out), fmt.Errorf("%w: %s", err, exit.Stderr)
 	}
 	return string(out), err
-}
-
-func firstLine(text string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
-	return line
 }
 
 func progress(format string, args ...any) { fmt.Printf("==> "+format+"\n", args...) }
