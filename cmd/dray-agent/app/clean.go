@@ -12,6 +12,7 @@ import (
 	"drayage.dev/agent/cgroups"
 	"drayage.dev/agent/containerd"
 	"drayage.dev/network/detached"
+	"drayage.dev/network/cni"
 	"drayage.dev/network/podnet"
 )
 
@@ -43,6 +44,7 @@ func Clean(ctx context.Context, config Config) error {
 	if err := podnet.Cleanup(ctx, config.agentDir("network"), ""); err != nil {
 		failures = append(failures, fmt.Errorf("cleaning the network: %w", err))
 	}
+	failures = append(failures, cni.ForgetResults(cni.ResultsDir, config.cniSocket(), func(string) bool { return false }))
 	// The last: it names what was found. It may hold what others put there.
 	_ = os.Remove(config.cniSocket())
 	_ = os.Remove(config.RunDir)
