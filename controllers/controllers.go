@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,6 +24,12 @@ type Config struct {
 	ServiceCIDR string
 	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
 	PodCIDR string
+	// NodeGrace is how long a node's lease may go without renewal before the node counts as lost; zero
+	// means 40 seconds.
+	NodeGrace time.Duration
+	// NodeQuarantine is how long a node must be missing before the pods that are bound to it are
+	// collected; zero means 40 seconds.
+	NodeQuarantine time.Duration
 }
 
 // Add adds every controller to mgr. It is to be called once, before mgr starts.
@@ -39,7 +46,11 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 	for _, add := range []func() error{
 		func() error { return deployment.Add(mgr) },
 		func() error { return replicaset.Add(mgr, replicaset.Config{Prepare: preparePod}) },
-		func() error { return core.Add(mgr, core.Config{ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR}) },
+		func() error {
+			return core.Add(mgr, core.Config{
+				ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR, NodeGrace: cfg.NodeGrace, NodeQuarantine: cfg.NodeQuarantine,
+			})
+		},
 	} {
 		if err := add(); err != nil {
 			return err

@@ -61,6 +61,9 @@ func DefaultConfig() Config {
 		Controllers: controllers.Config{
 			ServiceCIDR: "10.96.0.0/16",
 			PodCIDR:     "10.244.0.0/16",
+
+			NodeGrace:      40 * time.Second,
+			NodeQuarantine: 40 * time.Second,
 		},
 	}
 }
