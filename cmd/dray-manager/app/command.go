@@ -35,8 +35,8 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		"range of the services' cluster addresses")
 	flags.StringVar(&cfg.Controllers.PodCIDR, "pod-cidr", cfg.Controllers.PodCIDR,
 		"range that nodes get their pod ranges from")
-	flags.DurationVar(&cfg.Controllers.NodeGrace, "node-grace-period", cfg.Controllers.NodeGrace,
-		"how long a node may be silent before it counts as lost")
+	flags.DurationVar(&cfg.Controllers.NodeGrace, "node-monitor-grace-period", cfg.Controllers.NodeGrace,
+		"how long a node may be silent before it counts as lost; agents renew their leases every 10 seconds")
 	flags.DurationVar(&cfg.Controllers.NodeQuarantine, "node-quarantine", cfg.Controllers.NodeQuarantine,
 		"how long a node must be missing before the pods that are bound to it are ended")
 	return command
