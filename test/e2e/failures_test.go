@@ -87,7 +87,7 @@ var _ = Describe("failures", func() {
 	}, SpecTimeout(4*time.Minute))
 
 	It("taints a node whose lease stops, and evicts its pods after their toleration", func(ctx SpecContext) {
-		two, err := cluster.Start(ctx, cluster.Options{Nodes: 2, ManagerArgs: []string{"--node-monitor-grace-period=6s"}})
+		two, err := cluster.Start(ctx, cluster.Options{Nodes: 2, ManagerArgs: []string{"--node-monitor-grace-period=15s"}})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(func() {
 			if CurrentSpecReport().Failed() {
