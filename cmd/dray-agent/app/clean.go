@@ -11,8 +11,8 @@ import (
 
 	"drayage.dev/agent/cgroups"
 	"drayage.dev/agent/containerd"
-	"drayage.dev/network/detached"
 	"drayage.dev/network/cni"
+	"drayage.dev/network/detached"
 	"drayage.dev/network/podnet"
 )
 
