@@ -16,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2/textlogger"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -194,7 +195,9 @@ func (w *world) startServer() {
 	case <-time.After(2 * time.Minute):
 		Fail("the control plane is not ready")
 	}
-	w.client, err = client.NewWithWatch(w.info.Admin, client.Options{Scheme: scheme.New()})
+	admin := rest.CopyConfig(w.info.Admin)
+	admin.QPS = -1
+	w.client, err = client.NewWithWatch(admin, client.Options{Scheme: scheme.New()})
 	Expect(err).NotTo(HaveOccurred())
 	token, err := os.ReadFile(w.info.TokenFile)
 	Expect(err).NotTo(HaveOccurred())
