@@ -88,7 +88,7 @@ $(BIN)/golangci-lint: tools/lint/go.mod
 .PHONY: test
 test: build ## Run every test: specs, real API server, real containers, real kernel tables.
 	@./test/packages.sh
-	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./... ./apis/...
+	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./...
 
 .PHONY: test-unit
 test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
