@@ -62,7 +62,7 @@ func readMachine(dataDir string, pods int64) (*machine, error) {
 	m.info = corev1.NodeSystemInfo{
 		MachineID: firstLine("/etc/machine-id"), SystemUUID: firstLine("/sys/class/dmi/id/product_uuid"),
 		BootID: firstLine("/proc/sys/kernel/random/boot_id"), KernelVersion: unix.ByteSliceToString(name.Release[:]),
-		OSImage: osImage(), OperatingSystem: "linux", Architecture: runtime.GOARCH, KubeletVersion: version.Version, KubeProxyVersion: version.Version,
+		OSImage: osImage(), OperatingSystem: "linux", Architecture: runtime.GOARCH, KubeletVersion: version.Version,
 	}
 	if pidMax, err := strconv.ParseInt(firstLine("/proc/sys/kernel/pid_max"), 10, 64); err == nil {
 		m.pidMax = pidMax

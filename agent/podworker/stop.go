@@ -67,15 +67,18 @@ func (w *worker) stopOrdered(ctx context.Context, p *pass, deadline func() time.
 	hooked := &sync.Map{}
 	for {
 		round, cancel := context.WithCancel(ctx)
-		finished := make(chan error, 1)
-		end := deadline()
-		go func() { finished <- w.stopRound(round, p, end, hooked) }()
+		finished, end := make(chan struct{}), deadline()
+		var outcome error
+		go func() {
+			defer close(finished)
+			outcome = w.stopRound(round, p, end, hooked)
+		}()
 		again := false
 		for !again {
 			select {
-			case err := <-finished:
+			case <-finished:
 				cancel()
-				return err
+				return outcome
 			case <-changed:
 				again = deadline().Before(end)
 			case <-ctx.Done():
@@ -84,6 +87,7 @@ func (w *worker) stopOrdered(ctx context.Context, p *pass, deadline func() time.
 				return ctx.Err()
 			}
 		}
+		// What the round could not finish, the next one does.
 		cancel()
 		<-finished
 	}

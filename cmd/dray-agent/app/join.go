@@ -172,15 +172,15 @@ func (a *agent) startStreaming(ctx context.Context, cancel context.CancelCauseFu
 }
 
 // certificate returns where the serving certificate comes from; nil when the node has none.
-func (a *resolved) certificate() func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if a.ServingCertificate != nil {
-		return a.ServingCertificate
+func (r *resolved) certificate() func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if r.ServingCertificate != nil {
+		return r.ServingCertificate
 	}
-	if a.TLSCertFile == "" {
+	if r.TLSCertFile == "" {
 		return nil
 	}
 	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(a.TLSCertFile, a.TLSKeyFile)
+		pair, err := tls.LoadX509KeyPair(r.TLSCertFile, r.TLSKeyFile)
 		return &pair, err
 	}
 }
