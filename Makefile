@@ -19,6 +19,8 @@ LDFLAGS  := -s -w \
   -X k8s.io/component-base/version.gitMajor=$(word 1,$(K8S_PART)) \
   -X k8s.io/component-base/version.gitMinor=$(word 2,$(K8S_PART))
 GOFLAGS_TEST ?=
+# How long specs wait for what must come: a loaded machine takes longer than Gomega's one second.
+export GOMEGA_DEFAULT_EVENTUALLY_TIMEOUT ?= 30s
 BINARIES := dray dray-manager dray-scheduler dray-agent dray-dns dray-cni
 
 ##@ Use

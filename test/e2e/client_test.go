@@ -64,15 +64,15 @@ var _ = Describe("clients", func() {
 		apply(ctx, c, namespace, tool)
 		readyPods(ctx, c, namespace, labels.Set{"app": "tool"}, 1)
 		Expect(c.Dray(ctx, "logs", "tool", "-n", namespace)).To(Equal("hello from tool\n"))
-		Expect(exec(ctx, c, namespace, "tool", "tool", "sh", "-c", "echo $POD; hostname")).To(Equal("tool\ntool\n"))
+		Expect(execIn(ctx, c, namespace, "tool", "tool", "sh", "-c", "echo $POD; hostname")).To(Equal("tool\ntool\n"))
 		_, err := c.Dray(ctx, "exec", "tool", "-n", namespace, "--", "sh", "-c", "exit 7")
 		Expect(err).To(MatchError(ContainSubstring("exit status 7")))
 		_, err = c.Dray(ctx, "logs", "absent", "-n", namespace)
 		Expect(err).To(MatchError(ContainSubstring(`"absent" not found`)))
 
 		By("the names of services and of the API server resolve, and so does nothing else of the cluster")
-		Expect(exec(ctx, c, namespace, "tool", "tool", "nslookup", "kubernetes.default")).To(Equal("10.96.0.1\n"))
-		Expect(exec(ctx, c, namespace, "tool", "tool", "cat", "/etc/resolv.conf")).To(ContainSubstring(namespace + ".svc.cluster.local svc.cluster.local cluster.local"))
+		Expect(execIn(ctx, c, namespace, "tool", "tool", "nslookup", "kubernetes.default")).To(Equal("10.96.0.1\n"))
+		Expect(execIn(ctx, c, namespace, "tool", "tool", "cat", "/etc/resolv.conf")).To(ContainSubstring(namespace + ".svc.cluster.local svc.cluster.local cluster.local"))
 		_, err = c.Dray(ctx, "exec", "tool", "-n", namespace, "--", "nslookup", "absent.default.svc.cluster.local")
 		Expect(err).To(HaveOccurred())
 

@@ -184,8 +184,8 @@ func tryGet(node *cluster.Node, url string) (string, error) {
 	return string(body), err
 }
 
-// exec runs a command in a container through the command line.
-func exec(ctx context.Context, on *cluster.Cluster, namespace, pod, container string, command ...string) string {
+// execIn runs a command in a container through the command line.
+func execIn(ctx context.Context, on *cluster.Cluster, namespace, pod, container string, command ...string) string {
 	GinkgoHelper()
 	out, err := on.Dray(ctx, append([]string{"exec", "-n", namespace, pod, "-c", container, "--"}, command...)...)
 	Expect(err).NotTo(HaveOccurred())
