@@ -77,7 +77,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	go func() {
 		select {
 		case failure := <-ended:
-			failed <- fmt.Errorf("dray up ended early (%v): see %s", failure, d.log())
+			failed <- errors.Join(fmt.Errorf("dray up ended early: see %s", d.log()), failure)
 			cancel(errors.New("dray up ended"))
 		case <-ctx.Done():
 			failed <- nil

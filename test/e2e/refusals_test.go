@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,8 +29,9 @@ var _ = Describe("dray refuses in one line", func() {
 			change(cmd)
 		}
 		out, err := cmd.CombinedOutput()
-		Expect(err).To(BeAssignableToTypeOf(&exec.ExitError{}), string(out))
-		Expect(err.(*exec.ExitError).ExitCode()).To(BeNumerically(">", 0))
+		var exit *exec.ExitError
+		Expect(errors.As(err, &exit)).To(BeTrue(), "%v: %s", err, out)
+		Expect(exit.ExitCode()).To(BeNumerically(">", 0))
 		message := strings.TrimSpace(string(out))
 		Expect(strings.Split(message, "\n")).To(HaveLen(1), message)
 		return message

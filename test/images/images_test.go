@@ -1,6 +1,7 @@
 package images_test
 
 import (
+	"errors"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,6 @@ func TestToolShell(t *testing.T) {
 
 	err = exec.Command(tool, "sh", "-c", "grep -q absent "+scratch+"/f || exit 7").Run()
 	var exit *exec.ExitError
-	g.Expect(err).To(BeAssignableToTypeOf(exit))
-	g.Expect(err.(*exec.ExitError).ExitCode()).To(Equal(7))
+	g.Expect(errors.As(err, &exit)).To(BeTrue())
+	g.Expect(exit.ExitCode()).To(Equal(7))
 }
