@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"drayage.dev/network/cni"
+
+	"drayage.dev/agent/containerd"
 )
 
 // Config says how a node runs pods. DefaultConfig has the defaults that this comment speaks of.
@@ -128,10 +130,20 @@ type resolved struct {
 	networkConfig []byte
 }
 
+// Check says what this machine lacks to be a node: root, or a package. It changes nothing; callers that start
+// more than the agent ask it first.
+func (c Config) Check() error {
+	if os.Geteuid() != 0 {
+		return errors.New("a node runs containers and needs root; start it with sudo")
+	}
+	_, err := containerd.New(containerd.Config{Binary: c.Containerd, DataDir: c.agentDir("containerd"), RunDir: containerdRunDir(c)})
+	return err
+}
+
 // resolve finds what was left empty, and refuses what cannot work in one line that says what to do.
 func (c Config) resolve() (*resolved, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("a node runs containers and needs root; start it with sudo")
+	if err := c.Check(); err != nil {
+		return nil, err
 	}
 	r := &resolved{Config: c}
 	hostname, err := os.Hostname()

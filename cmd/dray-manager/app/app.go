@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	log.SetLogger(klog.Background())
-	mgr, err := ctrl.NewManager(restConfig, cfg.options(klog.FromContext(ctx)))
+	mgr, err := ctrl.NewManager(restConfig, cfg.options(ctx))
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
@@ -96,10 +96,11 @@ func Run(ctx context.Context, cfg Config) error {
 
 // options are the manager's: a cache without managed fields, which no controller reads, and without
 // periodic resyncs, which would repeat every pass for nothing.
-func (c Config) options(logger klog.Logger) ctrl.Options {
+func (c Config) options(ctx context.Context) ctrl.Options {
 	return ctrl.Options{
-		Scheme: scheme.New(),
-		Logger: logger,
+		Scheme:   scheme.New(),
+		Logger:   klog.FromContext(ctx),
+		NewCache: newCache(ctx),
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject:         core.CacheByObject(),
@@ -115,6 +116,28 @@ func (c Config) options(logger klog.Logger) ctrl.Options {
 		// The all-in-one and the tests run several managers in one process.
 		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
 	}
+}
+
+// stoppableCache counts as synced when the manager is to stop. controller-runtime (0.24) waits for a first sync
+// without a way out: a stop while the API server is away would never end.
+type stoppableCache struct {
+	cache.Cache
+	stop context.Context
+}
+
+func newCache(stop context.Context) cache.NewCacheFunc {
+	return func(config *rest.Config, options cache.Options) (cache.Cache, error) {
+		c, err := cache.New(config, options)
+		return stoppableCache{Cache: c, stop: stop}, err
+	}
+}
+
+// WaitForCacheSync waits until every informer has synced, or ctx or the manager ends.
+func (c stoppableCache) WaitForCacheSync(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.stop, cancel)()
+	return c.Cache.WaitForCacheSync(ctx) || c.stop.Err() != nil
 }
 
 // restConfig leads to the API server, without a limit of the client's own: the server's priority and

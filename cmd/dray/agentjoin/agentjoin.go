@@ -75,10 +75,10 @@ the server, and pods go on while neither runs.`,
 
 // Run joins if need be and runs the agent until the context ends; a clean stop returns nil.
 func Run(ctx context.Context, cfg Config) error {
-	if os.Geteuid() != 0 {
-		return errors.New("a node runs containers and needs root: start it with sudo")
-	}
 	agent := &cfg.Agent
+	if err := agent.Check(); err != nil {
+		return err
+	}
 	dir, err := filepath.Abs(filepath.Join(agent.DataDir, "agent"))
 	if err != nil {
 		return err

@@ -81,11 +81,11 @@ they end, too.`,
 // Run serves and runs pods until the context ends; a clean stop returns nil. The agent stops first, while the
 // server still takes what it has to report.
 func Run(ctx context.Context, cfg Config) error {
-	if os.Geteuid() != 0 {
-		return errors.New("a node runs containers and needs root: start it with sudo")
-	}
 	agent, err := cfg.agent()
 	if err != nil {
+		return err
+	}
+	if err := agent.Check(); err != nil {
 		return err
 	}
 	serverCtx, stopServer := context.WithCancel(context.WithoutCancel(ctx))
