@@ -20,9 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"drayage.dev/network/cni"
-
 	"drayage.dev/agent/containerd"
+	"drayage.dev/network/cni"
 )
 
 // Config says how a node runs pods. DefaultConfig has the defaults that this comment speaks of.
