@@ -24,6 +24,7 @@ spec:
     command: ["sh", "-c", "echo hello from $POD; sleep infinity"]
     env:
     - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: SSL_CERT_FILE, value: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt}
 `
 
 var _ = Describe("clients", func() {
@@ -75,6 +76,9 @@ var _ = Describe("clients", func() {
 		Expect(execIn(ctx, c, namespace, "tool", "tool", "cat", "/etc/resolv.conf")).To(ContainSubstring(namespace + ".svc.cluster.local svc.cluster.local cluster.local"))
 		_, err = c.Dray(ctx, "exec", "tool", "-n", namespace, "--", "nslookup", "absent.default.svc.cluster.local")
 		Expect(err).To(HaveOccurred())
+
+		By("the API server answers there, and its certificate is the cluster's")
+		Expect(execIn(ctx, c, namespace, "tool", "tool", "wget", "-qO-", "https://kubernetes.default.svc/version")).To(ContainSubstring("gitVersion"))
 
 		By("a pod whose grace period is cut short is gone soon")
 		_, err = c.Dray(ctx, "delete", "dpo", "tool", "-n", namespace, "--grace-period=0", "--force")
