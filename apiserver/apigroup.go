@@ -34,6 +34,9 @@ type Config struct {
 	// ClientKeyFile are the server's identity towards them, drayage:apiserver. The files are read
 	// again when they change.
 	CAFile, ClientCertFile, ClientKeyFile string
+	// NodeServiceAccount is the user of the agents' service account where agents are pods of a cluster;
+	// which node's agent a caller is, its token says. Empty: nodes have client certificates only.
+	NodeServiceAccount string
 }
 
 // NewAPIGroup returns the group subresources.drayage.dev/v1alpha1. Its streams end with ctx.
@@ -68,8 +71,8 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 			&podrest.PortForwardREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
-		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker},
-		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker},
+		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},
+		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker, agents: config.NodeServiceAccount},
 	}
 	return &info, nil
 }

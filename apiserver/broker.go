@@ -11,6 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -27,6 +28,7 @@ const maxTokenRequestBytes = 64 << 10
 type podObjectsREST struct {
 	statusKind
 	broker *podobjects.Broker
+	agents string
 }
 
 var _ rest.Connecter = &podObjectsREST{}
@@ -39,7 +41,7 @@ func (*podObjectsREST) ConnectMethods() []string { return []string{http.MethodGe
 
 // Connect returns the handler that streams the objects of node's pods.
 func (r *podObjectsREST) Connect(ctx context.Context, node string, _ runtime.Object, _ rest.Responder) (http.Handler, error) {
-	caller, err := onlyNode(ctx, node, subresourcesv1alpha1.PodObjectsSubresource)
+	caller, err := onlyNode(ctx, r.agents, node, subresourcesv1alpha1.PodObjectsSubresource)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +54,7 @@ func (r *podObjectsREST) Connect(ctx context.Context, node string, _ runtime.Obj
 type podTokensREST struct {
 	statusKind
 	broker *podobjects.Broker
+	agents string
 }
 
 var _ rest.Connecter = &podTokensREST{}
@@ -64,7 +67,7 @@ func (*podTokensREST) ConnectMethods() []string { return []string{http.MethodPos
 
 // Connect returns the handler that mints one token.
 func (r *podTokensREST) Connect(ctx context.Context, node string, _ runtime.Object, responder rest.Responder) (http.Handler, error) {
-	if _, err := onlyNode(ctx, node, subresourcesv1alpha1.PodTokensSubresource); err != nil {
+	if _, err := onlyNode(ctx, r.agents, node, subresourcesv1alpha1.PodTokensSubresource); err != nil {
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
@@ -88,17 +91,25 @@ func (r *podTokensREST) Connect(ctx context.Context, node string, _ runtime.Obje
 }
 
 // onlyNode returns the caller's name when the caller is node, or an administrator who looks after it.
-// RBAC lets every node use the subresource; which node it is, only the name in the path says.
-func onlyNode(ctx context.Context, node, subresource string) (string, error) {
+// RBAC lets every node use the subresource; which node it is, only the name in the path says. agents is the
+// user of the agents' service account, empty for none.
+func onlyNode(ctx context.Context, agents, node, subresource string) (string, error) {
 	caller, ok := genericapirequest.UserFrom(ctx)
 	if !ok {
 		return "", apierrors.NewInternalError(errors.New("the request has no user"))
 	}
-	groups := caller.GetGroups()
-	isNode := caller.GetName() == dcorev1.NodeUserPrefix+node && slices.Contains(groups, dcorev1.NodesGroup)
-	if !isNode && !slices.Contains(groups, user.SystemPrivilegedGroup) {
+	if !isNode(caller, agents, node) && !slices.Contains(caller.GetGroups(), user.SystemPrivilegedGroup) {
 		return "", apierrors.NewForbidden(subresourcesv1alpha1.Resource(nodesPath(subresource)), node,
 			fmt.Errorf("only node %q itself may use it, and %q is not that node", node, caller.GetName()))
 	}
 	return caller.GetName(), nil
+}
+
+// isNode says that the caller has the node's client certificate, or a token of the agents' service account
+// that was made for a pod on that node.
+func isNode(caller user.Info, agents, node string) bool {
+	if slices.Contains(caller.GetGroups(), dcorev1.NodesGroup) {
+		return caller.GetName() == dcorev1.NodeUserPrefix+node
+	}
+	return agents != "" && caller.GetName() == agents && slices.Equal(caller.GetExtra()[serviceaccount.NodeNameKey], []string{node})
 }
