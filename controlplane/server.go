@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	"k8s.io/apiserver/pkg/authorization/union"
 	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -71,6 +72,7 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 	if err := bound.connect(generic.LoopbackClientConfig); err != nil {
 		return nil, err
 	}
+	generic.Authorization.Authorizer = union.New(nodeReads{bound}, generic.Authorization.Authorizer)
 	generic.LongRunningFunc = longRunning(generic.LongRunningFunc, config.APIGroups)
 
 	resolver := webhook.NewDefaultServiceResolver()
