@@ -14,7 +14,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
-//go:embed crd/*.yaml rbac/*.yaml
+//go:embed crd/*.yaml rbac/*.yaml policies/*.yaml
 var files embed.FS
 
 // CRDs returns the custom resource definitions of every Drayage kind, in name order.
@@ -32,9 +32,20 @@ func CRDs() ([]*apiextensionsv1.CustomResourceDefinition, error) {
 }
 
 // RBAC returns the roles and bindings of the components (config/rbac), in file and document order.
-func RBAC() ([]*unstructured.Unstructured, error) {
+func RBAC() ([]*unstructured.Unstructured, error) { return objects("rbac") }
+
+// Policies returns the admission policies with their bindings (config/policies), in file and document order:
+// who may bind pods, and what a node's identity may write. They name the agents' service account as
+// AgentServiceAccount in the namespace drayage-system; who installs it elsewhere puts its name there.
+func Policies() ([]*unstructured.Unstructured, error) { return objects("policies") }
+
+// AgentServiceAccount is the user that the agents of an installation in the namespace drayage-system are. Which
+// node's agent it is, its token says.
+const AgentServiceAccount = "system:serviceaccount:drayage-system:drayage-agent"
+
+func objects(dir string) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
-	err := eachFile("rbac", func(name string, data []byte) error {
+	err := eachFile(dir, func(name string, data []byte) error {
 		decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
 		for {
 			object := &unstructured.Unstructured{}

@@ -129,6 +129,11 @@ func newSettings(options []Option) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	policies, err := config.Policies()
+	if err != nil {
+		return nil, err
+	}
+	objects = append(objects, policies...)
 	s := &settings{config: controlplane.Config{CRDs: crds, Objects: objects, Ephemeral: true}}
 	for _, option := range options {
 		option(s)

@@ -50,9 +50,15 @@ func Run(ctx context.Context, cfg Config) error {
 	if cp.CRDs, err = config.CRDs(); err != nil {
 		return err
 	}
-	if cp.Objects, err = config.RBAC(); err != nil {
+	roles, err := config.RBAC()
+	if err != nil {
 		return err
 	}
+	policies, err := config.Policies()
+	if err != nil {
+		return err
+	}
+	cp.Objects = append(roles, policies...)
 	cp.AdmissionPlugins = append(slices.Clone(cp.AdmissionPlugins), controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin})
 	cp.APIGroups = append(slices.Clone(cp.APIGroups), subresources())
 
