@@ -59,6 +59,10 @@ type Config struct {
 	// APIGroups are served beside Kubernetes' own.
 	APIGroups []APIGroup
 
+	// Agents is the user of the service account of agents that are pods, which the signer of serving
+	// certificates knows nodes by beside their client certificates. Default: none are.
+	Agents string
+
 	// Ready is called once, from a goroutine of Run, when everything above is there.
 	Ready func(Info)
 

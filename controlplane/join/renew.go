@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/kubernetes"
@@ -44,32 +46,59 @@ type Certificates struct {
 // addresses and names that the node's Node object shows, until the context ends. Renewal starts when a fifth
 // of the lifetime is left at the latest; until it succeeds it is tried again and again.
 func (c *Credentials) Keep(ctx context.Context, ips []net.IP, dnsNames []string) (*Certificates, error) {
-	newClient := func(*tls.Certificate) (kubernetes.Interface, error) {
-		config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
-		if err != nil {
-			return nil, err
-		}
-		return kubernetes.NewForConfig(config)
-	}
-	servingTemplate := clientTemplate(c.config.NodeName)
-	servingTemplate.IPAddresses, servingTemplate.DNSNames = ips, dnsNames
-	servingPairs, err := c.store(servingStore)
+	client, err := keep(ctx, c.newClient, certificate.Config{
+		Name: clientStore, SignerName: ClientSigner, Template: clientTemplate(c.config.NodeName),
+		Usages: usages(certificatesv1.UsageClientAuth), CertificateStore: c.client,
+	})
 	if err != nil {
 		return nil, err
 	}
-	// Of what GetTemplate returns, a change of address asks for a new certificate; of a Template it does not.
-	managers := make([]certificate.Manager, 2)
-	for i, config := range []certificate.Config{
-		{Name: clientStore, SignerName: ClientSigner, Template: clientTemplate(c.config.NodeName), Usages: usages(certificatesv1.UsageClientAuth), CertificateStore: c.client},
-		{Name: servingStore, SignerName: ServingSigner, GetTemplate: func() *x509.CertificateRequest { return servingTemplate }, Usages: usages(certificatesv1.UsageServerAuth), CertificateStore: servingPairs},
-	} {
-		config.ClientsetFn, config.Ctx = newClient, &ctx
-		if managers[i], err = certificate.NewManager(&config); err != nil {
-			return nil, fmt.Errorf("keeping the certificate %s: %w", config.Name, err)
-		}
-		managers[i].Start()
+	serving, err := c.keepServing(ctx, ips, dnsNames)
+	return &Certificates{client: client, serving: serving}, err
+}
+
+// KeepServing is Keep for a node that reaches the API server otherwise than by a client certificate: as a pod
+// of the cluster, by its service account's token. The certificate is kept in dir.
+func KeepServing(ctx context.Context, kubeconfig, nodeName, dir string, ips []net.IP, dnsNames []string) (*Certificates, error) {
+	c := &Credentials{Kubeconfig: kubeconfig, config: Config{NodeName: nodeName, Dir: dir}}
+	if err := os.MkdirAll(filepath.Join(dir, "pki"), 0o700); err != nil {
+		return nil, fmt.Errorf("preparing the agent's directory: %w", err)
 	}
-	return &Certificates{client: managers[0], serving: managers[1]}, nil
+	serving, err := c.keepServing(ctx, ips, dnsNames)
+	return &Certificates{serving: serving}, err
+}
+
+// keepServing keeps the serving certificate. Of what GetTemplate returns, a change of address asks for a new
+// one; of a Template it does not.
+func (c *Credentials) keepServing(ctx context.Context, ips []net.IP, dnsNames []string) (certificate.Manager, error) {
+	template := clientTemplate(c.config.NodeName)
+	template.IPAddresses, template.DNSNames = ips, dnsNames
+	pairs, err := c.store(servingStore)
+	if err != nil {
+		return nil, err
+	}
+	return keep(ctx, c.newClient, certificate.Config{
+		Name: servingStore, SignerName: ServingSigner, GetTemplate: func() *x509.CertificateRequest { return template },
+		Usages: usages(certificatesv1.UsageServerAuth), CertificateStore: pairs,
+	})
+}
+
+func keep(ctx context.Context, newClient certificate.ClientsetFunc, config certificate.Config) (certificate.Manager, error) {
+	config.ClientsetFn, config.Ctx = newClient, &ctx
+	manager, err := certificate.NewManager(&config)
+	if err != nil {
+		return nil, fmt.Errorf("keeping the certificate %s: %w", config.Name, err)
+	}
+	manager.Start()
+	return manager, nil
+}
+
+func (c *Credentials) newClient(*tls.Certificate) (kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
 }
 
 // errNoServingCertificate lasts from a node's first start until the server has seen its Node object.

@@ -41,6 +41,8 @@ type Config struct {
 	// Reserved are the names and addresses that stand for the API server; no node gets a certificate for
 	// one.
 	Reserved []string
+	// Agents is the user of the agents' service account where agents are pods; empty where none are.
+	Agents string
 	// Addresses returns what a node's Node object says that it is reached at. The error is NotFound for a
 	// node that is not there.
 	Addresses func(ctx context.Context, node string) ([]corev1.NodeAddress, error)
@@ -94,7 +96,7 @@ func (c *controller) handle(ctx context.Context, csr *certificatesv1.Certificate
 	case approved:
 		return c.sign(ctx, csr, ask)
 	}
-	if err := ask.mayAsk(); err != nil {
+	if err := ask.mayAsk(c.Agents); err != nil {
 		return c.decide(ctx, csr, certificatesv1.CertificateDenied, reasonDenied, err.Error())
 	}
 	if csr.Spec.SignerName == join.ServingSigner {

@@ -11,6 +11,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/controlplane/join"
@@ -62,12 +63,17 @@ func newAsk(spec certificatesv1.CertificateSigningRequestSpec, request *x509.Cer
 
 // mayAsk checks that whoever asks may have the certificate: a node its own; the bearer of a join token a
 // client certificate, of a node that may be there already, since a machine whose disk was lost joins again by
-// its old name.
-func (a *ask) mayAsk() error {
+// its old name. An agent that is a pod asks as agents, the user of its service account, and its token says
+// which node it is on; it needs no client certificate.
+func (a *ask) mayAsk(agents string) error {
 	if a.spec.Username == join.UserName(a.node) && slices.Contains(a.spec.Groups, dcorev1.NodesGroup) {
 		return nil
 	}
 	if a.spec.SignerName == join.ClientSigner && slices.Contains(a.spec.Groups, join.BootstrappersGroup) {
+		return nil
+	}
+	if agents != "" && a.spec.Username == agents && a.spec.SignerName == join.ServingSigner &&
+		slices.Equal(a.spec.Extra[serviceaccount.NodeNameKey], []string{a.node}) {
 		return nil
 	}
 	return fmt.Errorf("%s may not ask for this certificate of node %s", a.spec.Username, a.node)

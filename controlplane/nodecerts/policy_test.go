@@ -19,6 +19,7 @@ import (
 type change func(*certificatesv1.CertificateSigningRequestSpec, *x509.CertificateRequest)
 
 var _ = Describe("what a node may have", func() {
+	const agents = "system:serviceaccount:drayage-system:drayage-agent"
 	clientAsk := func(changes ...change) (*ask, error) {
 		spec := certificatesv1.CertificateSigningRequestSpec{
 			SignerName: join.ClientSigner, Username: "drayage:node:n1", Groups: []string{dcorev1.NodesGroup, "system:authenticated"},
@@ -30,7 +31,7 @@ var _ = Describe("what a node may have", func() {
 		}
 		ask, err := newAsk(spec, request)
 		if err == nil {
-			err = ask.mayAsk()
+			err = ask.mayAsk(agents)
 		}
 		return ask, err
 	}
@@ -54,6 +55,14 @@ var _ = Describe("what a node may have", func() {
 			spec.Usages = usages
 		}
 	}
+	agentOn := func(account, node string) change {
+		return func(spec *certificatesv1.CertificateSigningRequestSpec, _ *x509.CertificateRequest) {
+			spec.Username, spec.Groups = account, []string{"system:serviceaccounts", "system:authenticated"}
+			if node != "" {
+				spec.Extra = map[string]certificatesv1.ExtraValue{"authentication.kubernetes.io/node-name": {node}}
+			}
+		}
+	}
 	joining := asker("system:bootstrap:abcdef", "system:bootstrappers", join.BootstrappersGroup)
 
 	DescribeTable("grants", func(changes ...change) {
@@ -63,6 +72,7 @@ var _ = Describe("what a node may have", func() {
 		Entry("a node its own client certificate"),
 		Entry("a node its own serving certificate", change(serving)),
 		Entry("a joining machine a client certificate", joining),
+		Entry("an agent that is a pod its serving certificate", change(serving), agentOn(agents, "n1")),
 	)
 
 	DescribeTable("refuses", func(message string, changes ...change) {
@@ -72,6 +82,10 @@ var _ = Describe("what a node may have", func() {
 		Entry("another node's certificate", "drayage:node:n2 may not ask", asker("drayage:node:n2", dcorev1.NodesGroup)),
 		Entry("a user of a node's name outside of the group", "may not ask", asker("drayage:node:n1", "system:authenticated")),
 		Entry("a joining machine's serving certificate", "may not ask", change(serving), joining),
+		Entry("an agent that is a pod a client certificate", "may not ask", agentOn(agents, "n1")),
+		Entry("an agent on another node", "may not ask", change(serving), agentOn(agents, "n2")),
+		Entry("an agent whose token names no node", "may not ask", change(serving), agentOn(agents, "")),
+		Entry("another service account on the node", "may not ask", change(serving), agentOn("system:serviceaccount:shop:drayage-agent", "n1")),
 		Entry("a bootstrap token of other tools", "may not ask", asker("system:bootstrap:abcdef", "system:bootstrappers")),
 		Entry("another subject", "is not drayage:node:", subject("system:admin", dcorev1.NodesGroup)),
 		Entry("a node without name", "is not drayage:node:", subject("drayage:node:", dcorev1.NodesGroup)),

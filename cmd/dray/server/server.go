@@ -60,7 +60,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	cp.Objects = append(roles, policies...)
 	cp.AdmissionPlugins = append(slices.Clone(cp.AdmissionPlugins), controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin})
-	cp.APIGroups = append(slices.Clone(cp.APIGroups), subresources())
+	cp.APIGroups = append(slices.Clone(cp.APIGroups), subresources(cp.Agents))
 
 	group, ctx := errgroup.WithContext(ctx)
 	ready := cp.Ready
@@ -78,14 +78,15 @@ func Run(ctx context.Context, cfg Config) error {
 	return group.Wait()
 }
 
-// subresources is the group of streams to nodes and of what nodes ask for.
-func subresources() controlplane.APIGroup {
+// subresources is the group of streams to nodes and of what nodes ask for. agents is the user of agents that
+// are pods, if any.
+func subresources(agents string) controlplane.APIGroup {
 	return controlplane.APIGroup{
 		LongRunning: apiserver.LongRunning(),
 		New: func(ctx context.Context, deps controlplane.Deps) (*genericapiserver.APIGroupInfo, error) {
 			return apiserver.NewAPIGroup(ctx, apiserver.Config{
 				Client: deps.Loopback, Authorizer: deps.Authorizer,
-				CAFile: deps.CAFile, ClientCertFile: deps.ClientCertFile, ClientKeyFile: deps.ClientKeyFile,
+				CAFile: deps.CAFile, ClientCertFile: deps.ClientCertFile, ClientKeyFile: deps.ClientKeyFile, NodeServiceAccount: agents,
 			})
 		},
 	}
