@@ -21,6 +21,8 @@ type Tree struct {
 	// hierarchies are the mount points by controller; the version 2 hierarchy is "".
 	hierarchies map[string]string
 	unified     bool
+	// quota is the CPU time of the whole tree per rootPeriod, zero for no limit. It is set before pods are.
+	quota int64
 }
 
 // Open finds the machine's hierarchies in /proc/self/mountinfo and returns the tree below root in all of

@@ -8,6 +8,10 @@ import (
 
 // Limit sets the values of the group at path. The group must exist.
 func (t *Tree) Limit(path string, values resources.Pod) error {
+	if values.CPUQuota != nil && values.CPUPeriod != nil {
+		bounded := t.CPUQuota(*values.CPUQuota, int64(*values.CPUPeriod))
+		values.CPUQuota = &bounded
+	}
 	var settings [][3]string
 	if t.unified {
 		settings = unifiedSettings(values)
@@ -20,6 +24,29 @@ func (t *Tree) Limit(path string, values resources.Pod) error {
 		}
 	}
 	return nil
+}
+
+// LimitRoot bounds everything in the tree: to a share of CPU time in thousandths of a CPU and to memory in
+// bytes. The root must exist.
+func (t *Tree) LimitRoot(milliCPU, memory int64) error {
+	quota, period := milliCPU*rootPeriod/1000, uint64(rootPeriod)
+	if err := t.Limit(t.root, resources.Pod{CPUQuota: &quota, CPUPeriod: &period, Memory: &memory}); err != nil {
+		return err
+	}
+	t.quota = quota
+	return nil
+}
+
+// rootPeriod is over which the tree's CPU time is measured, in microseconds.
+const rootPeriod = 100_000
+
+// CPUQuota returns the quota, in microseconds per period, that a group in the tree may have: what is wanted,
+// but no more than the tree has. Version 1 refuses more; it could not be used in any case.
+func (t *Tree) CPUQuota(wanted, period int64) int64 {
+	if bound := t.quota * period / rootPeriod; t.quota > 0 && wanted > bound {
+		return bound
+	}
+	return wanted
 }
 
 func legacySettings(values resources.Pod) [][3]string {

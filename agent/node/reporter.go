@@ -48,7 +48,9 @@ type Config struct {
 	Addresses      []netip.Addr
 	// Labels are set beside those that every node has.
 	Labels map[string]string
-	// Reserved is what pods may not have of the machine.
+	// Slot is what the node has of the machine; of what it does not name, all.
+	Slot corev1.ResourceList
+	// Reserved is what pods may not have of that.
 	Reserved corev1.ResourceList
 	// MaxPods bounds the pods; DefaultMaxPods when zero.
 	MaxPods int64
@@ -86,6 +88,12 @@ func New(config Config) (*Reporter, error) {
 	machine, err := readMachine(config.DataDir, config.MaxPods)
 	if err != nil {
 		return nil, fmt.Errorf("reading the machine's capacity: %w", err)
+	}
+	for name, quantity := range config.Slot {
+		if whole, found := machine.capacity[name]; found && quantity.Cmp(whole) > 0 {
+			return nil, fmt.Errorf("the slot's %s (%s) is more than the machine has (%s)", name, quantity.String(), whole.String())
+		}
+		machine.capacity[name] = quantity
 	}
 	machine.info.ContainerRuntimeVersion = config.RuntimeVersion
 	return &Reporter{config: config, machine: machine, wake: make(chan struct{}, 1)}, nil

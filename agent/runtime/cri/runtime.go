@@ -30,9 +30,11 @@ const (
 	removeTimeout = 2 * time.Minute
 )
 
-// Cgroups kills what a runtime left behind. agent/cgroups.Tree satisfies it.
+// Cgroups kills what a runtime left behind, and knows the bounds of the node. agent/cgroups.Tree satisfies it.
 type Cgroups interface {
 	RemovePod(ctx context.Context, pod types.UID) error
+	// CPUQuota bounds what a container may have to what the node has.
+	CPUQuota(wanted, period int64) int64
 }
 
 // Config is what a Runtime needs.
@@ -196,6 +198,9 @@ func (r *Runtime) Start(ctx context.Context, pod types.UID, plan *agent.Containe
 	defer release()
 	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
 	defer cancel()
+	if limits := plan.Config.GetLinux().GetResources(); r.config.Cgroups != nil && limits != nil {
+		limits.CpuQuota = r.config.Cgroups.CPUQuota(limits.CpuQuota, limits.CpuPeriod)
+	}
 	created, err := r.client.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
 		PodSandboxId: plan.SandboxID, Config: plan.Config, SandboxConfig: plan.Pod,
 	})

@@ -39,6 +39,10 @@ type Config struct {
 	NodeLabels map[string]string
 	// Reserved is what pods may not have, such as cpu=500m,memory=1Gi; nothing by default.
 	Reserved map[string]string
+	// SlotCPU and SlotMemory are what the node has of a machine that others use, too: agent, runtime and pods
+	// together. Empty means all. Reserved is taken off that, and so is what agent and runtime need.
+	SlotCPU    string
+	SlotMemory string
 	// MaxPods bounds the pods on the node; 110 when zero.
 	MaxPods int64
 
@@ -95,6 +99,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.NodeIP, "node-ip", c.NodeIP, "address of this node; found by itself when empty")
 	flags.StringToStringVar(&c.NodeLabels, "node-labels", c.NodeLabels, "labels to set on the Node")
 	flags.StringToStringVar(&c.Reserved, "reserved", c.Reserved, "what pods may not have of this machine, such as cpu=500m,memory=1Gi")
+	flags.StringVar(&c.SlotCPU, "slot-cpu", c.SlotCPU, "CPUs of this machine that are the node's, such as 2 or 1500m; all when empty")
+	flags.StringVar(&c.SlotMemory, "slot-memory", c.SlotMemory, "memory of this machine that is the node's, such as 4Gi; all when empty")
 	flags.Int64Var(&c.MaxPods, "max-pods", c.MaxPods, "how many pods may run here; 110 when 0")
 	flags.StringVar(&c.DataDir, "data-dir", c.DataDir, "directory of what survives a reboot")
 	flags.StringVar(&c.RunDir, "run-dir", c.RunDir, "directory of sockets and other state that does not survive a reboot")
@@ -120,6 +126,7 @@ type resolved struct {
 	rest          *rest.Config
 	hostname      string
 	addresses     []netip.Addr
+	slot          slot
 	reserved      corev1.ResourceList
 	podRanges     []netip.Prefix
 	serviceRanges []netip.Prefix
@@ -170,6 +177,10 @@ func (c Config) resolve() (*resolved, error) {
 	if r.reserved, err = reservedOf(c.Reserved); err != nil {
 		return nil, err
 	}
+	if r.slot, err = slotOf(c.SlotCPU, c.SlotMemory); err != nil {
+		return nil, err
+	}
+	r.slot.reserve(r.reserved)
 	if r.podRanges, err = prefixes("--pod-cidr", c.PodCIDR); err != nil {
 		return nil, err
 	}
@@ -192,6 +203,9 @@ func (c Config) resolve() (*resolved, error) {
 	r.networkConfig, err = cni.NetworkConfig(r.cniSocket())
 	return r, err
 }
+
+// lockFile is held by the agent for its life.
+func (c Config) lockFile() string { return c.agentDir("lock") }
 
 func (c Config) cniSocket() string { return filepath.Join(c.RunDir, "cni.sock") }
 

@@ -33,7 +33,7 @@ const maxReportedImages = 50
 
 func (a *agent) nodeConfig(runtimeVersion string) agentnode.Config {
 	return agentnode.Config{
-		Name: a.NodeName, Hostname: a.hostname, Addresses: a.addresses, Labels: a.NodeLabels, Reserved: a.reserved,
+		Name: a.NodeName, Hostname: a.hostname, Addresses: a.addresses, Labels: a.NodeLabels, Slot: corev1.ResourceList(a.slot), Reserved: a.reserved,
 		MaxPods: a.MaxPods, DataDir: a.agentDir(), RuntimeVersion: runtimeVersion, StreamingPort: a.streamingPort,
 		Checks: []func(context.Context) error{a.runtimeReady, a.networkReady}, Images: a.reportedImages,
 	}

@@ -125,7 +125,7 @@ func (a *agent) lock() (unlock func(), err error) {
 			return nil, err
 		}
 	}
-	file, err := os.OpenFile(a.agentDir("lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	file, err := os.OpenFile(a.lockFile(), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -181,6 +181,9 @@ func (a *agent) startRuntime(ctx context.Context, cancel context.CancelCauseFunc
 	}
 	if err := a.tree.Create(a.CgroupRoot); err != nil {
 		return err
+	}
+	if err := a.slot.limit(a.tree); err != nil {
+		return fmt.Errorf("limiting the slot: %w", err)
 	}
 	if a.daemon, err = containerd.New(a.containerdConfig()); err != nil {
 		return err
