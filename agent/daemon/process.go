@@ -97,6 +97,7 @@ func (p Process) start() (int, error) {
 	pid := cmd.Process.Pid
 	// Reaped by wait, through the number; nobody waits by this handle.
 	_ = cmd.Process.Release()
+	spare(pid)
 	if p.Cgroups != nil {
 		err = p.Cgroups.Create(p.Cgroup)
 		if err == nil {
@@ -115,6 +116,16 @@ func (p Process) start() (int, error) {
 		return 0, fmt.Errorf("starting %s: %w", p.Name, err)
 	}
 	return pid, nil
+}
+
+// spare takes back from a process that the kernel should kill it first, which an agent that is a pod without
+// requests passes on. Without the right to do so, or without a /proc, the process is as its parent is.
+func spare(pid int) {
+	file := filepath.Join("/proc", strconv.Itoa(pid), "oom_score_adj")
+	text, err := os.ReadFile(file)
+	if score, bad := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && bad == nil && score > 0 {
+		_ = os.WriteFile(file, []byte("0"), 0o644)
+	}
 }
 
 // Find returns the process of the pid file, if it is this one still and no other that was given its number

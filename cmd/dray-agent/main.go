@@ -6,10 +6,13 @@ import (
 	"os"
 
 	"drayage.dev/cmd/dray-agent/app"
+	"drayage.dev/cmd/dray-agent/pod"
 )
 
 func main() {
-	if err := app.NewCommand().Execute(); err != nil {
+	command := app.NewCommand()
+	command.AddCommand(pod.NewCommand(), pod.NewCleanCommand(), pod.NewEnterCommand())
+	if err := command.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "dray-agent:", err)
 		os.Exit(1)
 	}

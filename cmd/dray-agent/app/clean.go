@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"drayage.dev/agent/cgroups"
 	"drayage.dev/agent/containerd"
@@ -48,6 +51,37 @@ func Clean(ctx context.Context, config Config) error {
 	// The last: it names what was found. It may hold what others put there.
 	_ = os.Remove(config.cniSocket())
 	_ = os.Remove(config.RunDir)
+	return errors.Join(failures...)
+}
+
+// CleanWhenGone waits until no agent runs here, and cleans while none can start. With purge it deletes the
+// node's data, too.
+func CleanWhenGone(ctx context.Context, config Config, purge bool) error {
+	if err := os.MkdirAll(config.agentDir(), 0o755); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(config.lockFile(), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(context.Context) (bool, error) {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the agent on %s to end: %w", config.DataDir, err)
+	}
+	if err := Clean(ctx, config); err != nil || !purge {
+		return err
+	}
+	// Nothing is mounted below any more: Clean has said so.
+	failures := []error{os.RemoveAll(config.agentDir()), os.RemoveAll(filepath.Join(config.DataDir, "bin")), os.RemoveAll(config.RunDir)}
+	// It goes if nobody else keeps anything there.
+	_ = os.Remove(config.DataDir)
 	return errors.Join(failures...)
 }
 
