@@ -167,7 +167,7 @@ func (r *runner) serves(kind string) bool {
 // keepHouse runs the housekeeping controllers, and the signer of nodes' certificates with them.
 func (r *runner) keepHouse(ctx context.Context) error {
 	signer := nodecerts.Config{
-		Client: r.loopback, Authority: r.certs.Authority, Agents: r.config.Agents,
+		Client: r.loopback, Authority: func() *pki.Authority { return r.certs.Authority }, Agents: r.config.Agents,
 		Reserved: append([]string{r.config.serviceIP().String(), "127.0.0.1", "::1"}, serviceNames...),
 		Addresses: func(ctx context.Context, name string) ([]corev1.NodeAddress, error) {
 			node, err := r.bound.node(ctx, name)

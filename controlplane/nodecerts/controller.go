@@ -36,8 +36,8 @@ const (
 type Config struct {
 	// Client reaches the API server and may approve and sign for both signers.
 	Client *rest.Config
-	// Authority signs.
-	Authority *pki.Authority
+	// Authority returns who signs at the moment.
+	Authority func() *pki.Authority
 	// Reserved are the names and addresses that stand for the API server; no node gets a certificate for
 	// one.
 	Reserved []string
@@ -135,7 +135,7 @@ func (c *controller) sign(ctx context.Context, csr *certificatesv1.CertificateSi
 	if seconds := csr.Spec.ExpirationSeconds; seconds != nil {
 		granted = min(lifetime, max(minLifetime, time.Duration(*seconds)*time.Second))
 	}
-	cert, err := c.Authority.SignRequest(ask.request.Raw, csr.Spec.Usages, granted)
+	cert, err := c.Authority().SignRequest(ask.request.Raw, csr.Spec.Usages, granted)
 	if err != nil {
 		return fmt.Errorf("signing the certificate request %s: %w", csr.Name, err)
 	}
