@@ -100,3 +100,14 @@ test-unit: ## Run the specs that need neither root nor a cluster, in under two m
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh
 	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./test/e2e/...
+
+.PHONY: test-kubelet
+test-kubelet: build $(BIN)/kubelet ## Prove the slot under a real kubelet. Not part of `make test`: building Kubernetes takes minutes.
+	test -x $(BIN)/kube-apiserver || $(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+	$(GO) test $(GOFLAGS_TEST) -tags cluster -timeout 10m ./test/kubelet
+
+# The kubelet's own dependencies are no business of the product's go.mod: a copy of it takes them.
+$(BIN)/kubelet: go.mod
+	mkdir -p $(BIN) && cp go.mod $(BIN)/kubelet.mod && cp go.sum $(BIN)/kubelet.sum
+	$(GO) get -modfile=$(BIN)/kubelet.mod k8s.io/kubernetes/cmd/kubelet
+	$(GO) build -modfile=$(BIN)/kubelet.mod -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kubelet

@@ -6,12 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"golang.org/x/sys/unix"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/config"
@@ -55,8 +55,9 @@ func BenchmarkPolicies(b *testing.B) {
 			return c
 		}
 		node, scheduler := as(dcorev1.NodeUserPrefix+own, dcorev1.NodesGroup), as("drayage:scheduler", "system:authenticated")
-		// Policies are active a moment after they were made.
-		time.Sleep(3 * time.Second)
+		if with {
+			awaitPolicies(b, admin, node)
+		}
 		count := 0
 		b.Run(fmt.Sprintf("status/policies=%t", with), func(b *testing.B) {
 			count++
@@ -79,6 +80,24 @@ func BenchmarkPolicies(b *testing.B) {
 		})
 		if err := server.Stop(); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// awaitPolicies waits until the policies are active, a moment after they were made.
+func awaitPolicies(b *testing.B, admin, node client.Client) {
+	b.Helper()
+	pod := benchPod("probe", own)
+	create(b, admin, pod)
+	deadline := time.Now().Add(time.Minute)
+	for i := 0; ; i++ {
+		patch := fmt.Appendf(nil, `{"metadata":{"labels":{"probe":"%d"}}}`, i)
+		err := node.Patch(context.Background(), pod, client.RawPatch(types.MergePatchType, patch))
+		if apierrors.IsForbidden(err) {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("the policies are not active: %v", err)
 		}
 	}
 }
