@@ -121,27 +121,13 @@ func ensureAuthority(dir string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	serial, err := serialNumber()
+	cert, err := selfSign("drayage-ca", key, time.Now(), authorityLifetime)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: "drayage-ca"},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(authorityLifetime),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, fmt.Errorf("signing the cluster's authority: %w", err)
-	}
 	// The key is on disk before the certificate: a crash between the two leaves a key without a
 	// certificate, which the next start completes.
-	if err := WriteFile(certFile, encodeCert(der), 0o644); err != nil {
+	if err := WriteFile(certFile, CertPEM(cert), 0o644); err != nil {
 		return nil, err
 	}
 	return loadAuthority(certFile, keyFile)
@@ -161,7 +147,7 @@ func loadAuthority(certFile, keyFile string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(certs[0].PublicKey) {
+	if !matches(key, certs[0]) {
 		return nil, fmt.Errorf("reading the cluster's authority: %s is not the key of %s", keyFile, certFile)
 	}
 	return &Authority{cert: certs[0], key: key}, nil

@@ -41,6 +41,8 @@ type Config struct {
 	LeaderElection bool
 	// LeaderElectionNamespace is where the lease of the election lives.
 	LeaderElectionNamespace string
+	// Election is the pace of the election.
+	Election Election
 
 	// MetricsBindAddress is where metrics are served, such as ":8080"; "0" serves none.
 	MetricsBindAddress string
@@ -49,6 +51,8 @@ type Config struct {
 
 	// Controllers is what the controllers themselves need.
 	Controllers controllers.Config
+	// Cluster is what this process serves beside them.
+	Cluster Cluster
 }
 
 // DefaultConfig returns the configuration that the command starts from: no election, no listeners, and the
@@ -56,6 +60,8 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		LeaderElectionNamespace: "drayage-system",
+		Election:                Election{LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second},
+		Cluster:                 Cluster{Namespace: "drayage-system"},
 		MetricsBindAddress:      off,
 		HealthBindAddress:       off,
 		Controllers: controllers.Config{
@@ -76,6 +82,13 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	log.SetLogger(klog.Background())
+	if err := cfg.Election.validate(); err != nil {
+		return err
+	}
+	keeper, err := prepareCluster(ctx, &cfg, restConfig)
+	if err != nil {
+		return err
+	}
 	mgr, err := ctrl.NewManager(restConfig, cfg.options(ctx))
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
@@ -86,6 +99,9 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	if err := controllers.Add(mgr, cfg.Controllers); err != nil {
+		return err
+	}
+	if err := addCluster(ctx, mgr, &cfg, restConfig, keeper); err != nil {
 		return err
 	}
 	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -112,9 +128,17 @@ func (c Config) options(ctx context.Context) ctrl.Options {
 		LeaderElectionID:              "drayage-manager",
 		LeaderElectionNamespace:       c.LeaderElectionNamespace,
 		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &c.Election.LeaseDuration,
+		RenewDeadline:                 &c.Election.RenewDeadline,
+		RetryPeriod:                   &c.Election.RetryPeriod,
+		WebhookServer:                 c.Cluster.webhookServer(),
 		GracefulShutdownTimeout:       ptr.To(shutdownTimeout),
-		// The all-in-one and the tests run several managers in one process.
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+		Controller: config.Controller{
+			// The all-in-one and the tests run several managers in one process.
+			SkipNameValidation: ptr.To(true),
+			// Who stands by has its caches full when its turn comes.
+			EnableWarmup: ptr.To(c.LeaderElection),
+		},
 	}
 }
 

@@ -21,12 +21,18 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&cfg.Kubeconfig, "kubeconfig", cfg.Kubeconfig,
+	command.PersistentFlags().StringVar(&cfg.Kubeconfig, "kubeconfig", cfg.Kubeconfig,
 		"kubeconfig of the API server; empty: the service account of the pod that this runs in")
 	flags.BoolVar(&cfg.LeaderElection, "leader-elect", cfg.LeaderElection,
 		"work only while no other manager does")
 	flags.StringVar(&cfg.LeaderElectionNamespace, "leader-election-namespace", cfg.LeaderElectionNamespace,
 		"namespace of the lease of the election")
+	flags.DurationVar(&cfg.Election.LeaseDuration, "leader-elect-lease-duration", cfg.Election.LeaseDuration,
+		"how long the others wait for a leader that does not renew its lease")
+	flags.DurationVar(&cfg.Election.RenewDeadline, "leader-elect-renew-deadline", cfg.Election.RenewDeadline,
+		"how long a leader tries to renew its lease before it ends")
+	flags.DurationVar(&cfg.Election.RetryPeriod, "leader-elect-retry-period", cfg.Election.RetryPeriod,
+		"time between two tries to get or renew the lease")
 	flags.StringVar(&cfg.MetricsBindAddress, "metrics-bind-address", cfg.MetricsBindAddress,
 		`address to serve metrics at, such as ":8080"; "0": none`)
 	flags.StringVar(&cfg.HealthBindAddress, "health-bind-address", cfg.HealthBindAddress,
@@ -39,5 +45,17 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		"how long a node may be silent before it counts as lost; agents renew their leases every 10 seconds")
 	flags.DurationVar(&cfg.Controllers.NodeQuarantine, "node-quarantine", cfg.Controllers.NodeQuarantine,
 		"how long a node must be missing before the pods that are bound to it are ended")
+	cluster := &cfg.Cluster
+	flags.IntVar(&cluster.WebhookPort, "webhook-port", cluster.WebhookPort,
+		"port to serve the admission webhooks at, for clusters with a control plane of their own; 0: none")
+	flags.IntVar(&cluster.APIPort, "api-port", cluster.APIPort,
+		"port to serve the aggregated API subresources.drayage.dev at, likewise; 0: none")
+	flags.StringVar(&cluster.BindAddress, "bind-address", cluster.BindAddress,
+		"address that both are served at; all of them when empty")
+	flags.StringVar(&cluster.CertDir, "cert-dir", cluster.CertDir,
+		"directory of the certificates that this process makes for them; a temporary one when empty")
+	flags.StringVar(&cluster.Namespace, "system-namespace", cluster.Namespace,
+		"namespace of Drayage itself: of its certificate authority and of the services that lead here")
+	command.AddCommand(newUnregisterCommand(&cfg), newReleasePodsCommand(&cfg))
 	return command
 }

@@ -36,6 +36,9 @@ type Config struct {
 	LeaderElect bool
 	// LeaseNamespace is where the leader's Lease lives.
 	LeaseNamespace string
+	// LeaseDuration is how long the others wait for a leader that does not renew, RenewDeadline how long
+	// a leader tries to, RetryPeriod the time between two tries. Upstream's when zero.
+	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
 	// ListenAddress serves /healthz, /livez, /readyz and /metrics over plain HTTP. Empty: not at all.
 	ListenAddress string
 	// Plugins are compiled-in plugins beside upstream's.
@@ -71,6 +74,10 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 	flags.StringVar(&config.ConfigFile, "config", "", "KubeSchedulerConfiguration file (default: kube-scheduler's defaults)")
 	flags.BoolVar(&config.LeaderElect, "leader-elect", false, "schedule only while holding the Lease "+leaseName+"; needed when several run")
 	flags.StringVar(&config.LeaseNamespace, "leader-elect-namespace", "drayage-system", "namespace of the Lease")
+	config.defaultElection()
+	flags.DurationVar(&config.LeaseDuration, "leader-elect-lease-duration", config.LeaseDuration, "how long the others wait for a leader that does not renew its Lease")
+	flags.DurationVar(&config.RenewDeadline, "leader-elect-renew-deadline", config.RenewDeadline, "how long a leader tries to renew its Lease before it ends")
+	flags.DurationVar(&config.RetryPeriod, "leader-elect-retry-period", config.RetryPeriod, "time between two tries to get or renew the Lease")
 	flags.StringVar(&config.ListenAddress, "listen-address", "127.0.0.1:10251", `address of health and metrics, plain HTTP ("" turns them off)`)
 	return command
 }
@@ -99,7 +106,7 @@ func Run(ctx context.Context, config Config) error {
 	parts := []func() error{func() error { return s.Run(ctx) }}
 	ready := s.Ready
 	if config.LeaderElect {
-		lead, err := newElection(schedulerConfig.RESTConfig, config.LeaseNamespace, s.Run)
+		lead, err := newElection(schedulerConfig.RESTConfig, config, s.Run)
 		if err != nil {
 			return err
 		}
@@ -149,6 +156,18 @@ func (c Config) rest() (*rest.Config, error) {
 	return config, nil
 }
 
+// defaultElection fills in upstream's pace.
+func (c *Config) defaultElection() {
+	for _, field := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{{&c.LeaseDuration, 15 * time.Second}, {&c.RenewDeadline, 10 * time.Second}, {&c.RetryPeriod, 2 * time.Second}} {
+		if *field.value == 0 {
+			*field.value = field.fallback
+		}
+	}
+}
+
 // election runs work while this process holds the Lease.
 type election struct {
 	elector *leaderelection.LeaderElector
@@ -157,8 +176,10 @@ type election struct {
 	outcome chan error
 }
 
-func newElection(config *rest.Config, namespace string, work func(context.Context) error) (*election, error) {
-	client, err := kubernetes.NewForConfig(config)
+func newElection(restConfig *rest.Config, config Config, work func(context.Context) error) (*election, error) {
+	config.defaultElection()
+	namespace := config.LeaseNamespace
+	client, err := kubernetes.NewForConfig(restConfig)
 	if err != nil {
 		return nil, fmt.Errorf("building a client for the leader election: %w", err)
 	}
@@ -174,8 +195,7 @@ func newElection(config *rest.Config, namespace string, work func(context.Contex
 	e := &election{work: work, outcome: make(chan error, 1)}
 	e.elector, err = leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, Name: leaseName, ReleaseOnCancel: true,
-		// Upstream's durations.
-		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+		LeaseDuration: config.LeaseDuration, RenewDeadline: config.RenewDeadline, RetryPeriod: config.RetryPeriod,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) { e.outcome <- e.work(ctx) },
 			OnStoppedLeading: func() { klog.InfoS("Stopped leading", "lease", namespace+"/"+leaseName) },

@@ -1,0 +1,112 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apimachinery/pkg/util/sets"
+	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericoptions "k8s.io/apiserver/pkg/server/options"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
+
+	"drayage.dev/apiserver"
+	"drayage.dev/cmd/dray-manager/certs"
+)
+
+// aggregated serves the group subresources.drayage.dev behind an APIService. The cluster's API server
+// authenticates and authorises for it, by token reviews, the front proxy's headers and access reviews.
+type aggregated struct {
+	server *genericapiserver.GenericAPIServer
+	serves atomic.Bool
+}
+
+func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) (*aggregated, error) {
+	config, err := aggregatedConfig(cfg, keeper)
+	if err != nil {
+		return nil, err
+	}
+	config.ClientConfig = restConfig
+	group, err := apiserver.NewAPIGroup(ctx, apiserver.Config{
+		Client: restConfig, Authorizer: config.Authorization.Authorizer,
+		CAFile: keeper.Path(certs.CAFile), ClientCertFile: keeper.Path(certs.ClientFile), ClientKeyFile: keeper.Path(certs.ClientFile),
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := config.Complete().New("drayage-aggregated", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, err
+	}
+	if err := server.InstallAPIGroup(group); err != nil {
+		return nil, fmt.Errorf("installing the group %v: %w", group.PrioritizedVersions, err)
+	}
+	a := &aggregated{server: server}
+	return a, server.AddPostStartHook("drayage-serving", func(genericapiserver.PostStartHookContext) error {
+		a.serves.Store(true)
+		return nil
+	})
+}
+
+// aggregatedConfig is a generic API server without storage, admission or priority and fairness: it stores
+// nothing, and the API server in front of it has done the latter.
+func aggregatedConfig(cfg *Config, keeper *certs.Keeper) (*genericapiserver.RecommendedConfig, error) {
+	serving := genericoptions.NewSecureServingOptions().WithLoopback()
+	serving.BindPort = cfg.Cluster.APIPort
+	if cfg.Cluster.BindAddress != "" {
+		serving.BindAddress = net.ParseIP(cfg.Cluster.BindAddress)
+	}
+	serving.ServerCert.CertKey.CertFile = keeper.Path(certs.ServingFile)
+	serving.ServerCert.CertKey.KeyFile = keeper.Path(certs.ServingFile)
+	authentication := genericoptions.NewDelegatingAuthenticationOptions()
+	authentication.RemoteKubeConfigFile = cfg.Kubeconfig
+	authorization := genericoptions.NewDelegatingAuthorizationOptions()
+	authorization.RemoteKubeConfigFile = cfg.Kubeconfig
+	if errs := append(append(serving.Validate(), authentication.Validate()...), authorization.Validate()...); len(errs) > 0 {
+		return nil, utilerrors.NewAggregate(errs)
+	}
+
+	config := genericapiserver.NewRecommendedConfig(legacyscheme.Codecs)
+	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
+	namer := openapinamer.NewDefinitionNamer(legacyscheme.Scheme)
+	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(generatedopenapi.GetOpenAPIDefinitions, namer)
+	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(generatedopenapi.GetOpenAPIDefinitions, namer)
+	config.OpenAPIConfig.Info.Title, config.OpenAPIV3Config.Info.Title = "Drayage", "Drayage"
+	if err := serving.ApplyTo(&config.SecureServing, &config.LoopbackClientConfig); err != nil {
+		return nil, err
+	}
+	if err := authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig); err != nil {
+		return nil, fmt.Errorf("preparing authentication: %w", err)
+	}
+	if err := authorization.ApplyTo(&config.Authorization); err != nil {
+		return nil, fmt.Errorf("preparing authorization: %w", err)
+	}
+	upstream, streams := config.LongRunningFunc, sets.New(apiserver.LongRunning()...).Insert("log", "exec", "attach", "portforward")
+	config.LongRunningFunc = func(r *http.Request, info *request.RequestInfo) bool {
+		return upstream(r, info) || info.IsResourceRequest && streams.Has(info.Subresource)
+	}
+	return config, nil
+}
+
+func (a *aggregated) run(ctx context.Context) error {
+	if err := a.server.PrepareRun().RunWithContext(ctx); err != nil {
+		return fmt.Errorf("serving the aggregated API: %w", err)
+	}
+	return nil
+}
+
+func (a *aggregated) ready() error {
+	if !a.serves.Load() {
+		return errors.New("the aggregated API is not served yet")
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"drayage.dev/cmd/dray-manager/certs"
+	"drayage.dev/webhooks"
+)
+
+// The services of drayage-system by which a cluster reaches what managers serve.
+const (
+	webhookService = "drayage-webhooks"
+	apiService     = "drayage-apiserver"
+)
+
+// Cluster is what a manager serves on a cluster that has a control plane of its own. Every manager serves, the
+// leader and those that stand by.
+type Cluster struct {
+	// WebhookPort is the port of the admission webhooks, APIPort that of the aggregated API; 0 serves
+	// none.
+	WebhookPort, APIPort int
+	// BindAddress is the address that both listen at; all addresses when empty.
+	BindAddress string
+	// CertDir keeps this process's certificates; a temporary directory when empty.
+	CertDir string
+	// Namespace is that of Drayage itself: of the certificate authority and of the services that lead
+	// here.
+	Namespace string
+}
+
+func (c Cluster) serves() bool { return c.WebhookPort != 0 || c.APIPort != 0 }
+
+func (c Cluster) validate() error {
+	for flag, port := range map[string]int{"--webhook-port": c.WebhookPort, "--api-port": c.APIPort} {
+		if port < 0 || port > 65535 {
+			return fmt.Errorf("checking %s: %d is not a port", flag, port)
+		}
+	}
+	if c.WebhookPort != 0 && c.WebhookPort == c.APIPort {
+		return fmt.Errorf("checking --api-port: %d is --webhook-port already", c.APIPort)
+	}
+	return nil
+}
+
+// prepareCluster makes this process's certificates and tells the cluster to trust them. It returns nil where
+// nothing is served.
+func prepareCluster(ctx context.Context, cfg *Config, restConfig *rest.Config) (*certs.Keeper, error) {
+	cluster := &cfg.Cluster
+	if err := cluster.validate(); err != nil || !cluster.serves() {
+		return nil, err
+	}
+	if cluster.CertDir == "" {
+		cluster.CertDir = filepath.Join(os.TempDir(), fmt.Sprintf("dray-manager-%d", os.Getpid()))
+	}
+	var names []string
+	for _, service := range []string{webhookService, apiService} {
+		names = append(names, service+"."+cluster.Namespace+".svc", service+"."+cluster.Namespace)
+	}
+	keeper, err := certs.New(certs.Config{
+		Client: restConfig, Namespace: cluster.Namespace, Dir: cluster.CertDir, ServingNames: names,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return keeper, keeper.Ensure(ctx)
+}
+
+// webhookServer returns the server of the webhooks, nil where none is served.
+func (c Cluster) webhookServer() webhook.Server {
+	if c.WebhookPort == 0 {
+		return nil
+	}
+	return webhook.NewServer(webhook.Options{
+		Host: c.BindAddress, Port: c.WebhookPort,
+		CertDir: c.CertDir, CertName: certs.ServingFile, KeyName: certs.ServingFile,
+	})
+}
+
+// addCluster adds what keeper's certificates are for to mgr. The servers are ready when the manager is.
+func addCluster(ctx context.Context, mgr ctrl.Manager, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) error {
+	if keeper == nil {
+		return nil
+	}
+	if err := mgr.Add(everywhere(keeper.Run)); err != nil {
+		return fmt.Errorf("adding the keeper of certificates: %w", err)
+	}
+	if cfg.Cluster.WebhookPort != 0 {
+		webhooks.Register(mgr.GetWebhookServer(), mgr.GetClient(), mgr.GetAPIReader())
+		if err := mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()); err != nil {
+			return fmt.Errorf("adding a health check: %w", err)
+		}
+	}
+	if cfg.Cluster.APIPort != 0 {
+		server, err := newAggregated(ctx, cfg, restConfig, keeper)
+		if err != nil {
+			return fmt.Errorf("making the aggregated API server: %w", err)
+		}
+		if err := mgr.Add(everywhere(server.run)); err != nil {
+			return fmt.Errorf("adding the aggregated API server: %w", err)
+		}
+		if err := mgr.AddReadyzCheck("aggregated-api", func(*http.Request) error { return server.ready() }); err != nil {
+			return fmt.Errorf("adding a health check: %w", err)
+		}
+	}
+	return nil
+}
+
+// everywhere runs on every manager, leader or not.
+type everywhere func(context.Context) error
+
+var _ manager.LeaderElectionRunnable = everywhere(nil)
+
+// Start implements manager.Runnable.
+func (e everywhere) Start(ctx context.Context) error { return e(ctx) }
+
+// NeedLeaderElection says no.
+func (everywhere) NeedLeaderElection() bool { return false }
+
+// Election is the pace of the leader election.
+type Election struct {
+	// LeaseDuration is how long the others wait for a leader that does not renew.
+	LeaseDuration time.Duration
+	// RenewDeadline is how long a leader tries to renew before it ends.
+	RenewDeadline time.Duration
+	// RetryPeriod is the time between two tries, which is up to 2.2 times that.
+	RetryPeriod time.Duration
+}
+
+func (e Election) validate() error {
+	if e.LeaseDuration <= e.RenewDeadline || float64(e.RenewDeadline) <= 1.2*float64(e.RetryPeriod) || e.RetryPeriod <= 0 {
+		return errors.New("checking the leader election: --leader-elect-lease-duration must be longer than --leader-elect-renew-deadline, " +
+			"and that longer than 1.2 times --leader-elect-retry-period")
+	}
+	return nil
+}
