@@ -59,9 +59,10 @@ generate: $(BIN)/controller-gen ## Generate deep copies and the generated parts 
 	$(GO) run ./test/docs
 
 .PHONY: manifests
-manifests: $(BIN)/controller-gen ## Generate the custom resource definitions.
+manifests: $(BIN)/controller-gen ## Generate the custom resource definitions and the chart's parts that follow from sources.
 	rm -f config/crd/*.yaml
 	cd apis && $(BIN)/controller-gen crd:maxDescLen=0,generateEmbeddedObjectMeta=true paths=./... output:crd:dir=../config/crd
+	$(GO) run ./test/chart
 
 .PHONY: fmt
 fmt: ## Format the sources.
@@ -84,6 +85,15 @@ $(BIN)/ginkgo: tools/go.mod
 
 $(BIN)/golangci-lint: tools/lint/go.mod
 	cd tools/lint && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# Without these Helm takes the cluster for one of 1.20 when it renders without one.
+HELM_LDFLAGS = -s -w -X helm.sh/helm/v$(1)/pkg/chart$(2).k8sVersionMajor=1 -X helm.sh/helm/v$(1)/pkg/chart$(2).k8sVersionMinor=$(word 2,$(K8S_PART))
+
+$(BIN)/helm: tools/helm/go.mod
+	cd tools/helm && $(GO) build -ldflags '$(call HELM_LDFLAGS,3,util)' -o $@ helm.sh/helm/v3/cmd/helm
+
+$(BIN)/kube-apiserver: go.mod
+	$(GO) build -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kube-apiserver
 
 ##@ Test (as root)
 
@@ -111,3 +121,7 @@ $(BIN)/kubelet: go.mod
 	mkdir -p $(BIN) && cp go.mod $(BIN)/kubelet.mod && cp go.sum $(BIN)/kubelet.sum
 	$(GO) get -modfile=$(BIN)/kubelet.mod k8s.io/kubernetes/cmd/kubelet
 	$(GO) build -modfile=$(BIN)/kubelet.mod -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kubelet
+
+.PHONY: test-cluster
+test-cluster: build $(BIN)/helm $(BIN)/kube-apiserver ## Prove the Helm chart on a real kube-apiserver. Not part of `make test`: building it takes minutes.
+	$(GO) test $(GOFLAGS_TEST) -tags cluster -timeout 10m ./charts/... ./test/hosted

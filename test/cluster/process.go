@@ -30,6 +30,11 @@ type Process struct {
 	ended chan struct{}
 }
 
+// NewProcess returns a process that Start starts, for suites that assemble clusters of their own.
+func NewProcess(name, log string, argv ...string) *Process {
+	return &Process{Name: name, Log: log, argv: argv}
+}
+
 // Start starts the process. It must not be running.
 func (p *Process) Start() error {
 	p.mutex.Lock()
