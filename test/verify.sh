@@ -10,10 +10,10 @@ unformatted=$(git ls-files '*.go' | xargs gofmt -l)
 
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
-cp -r apis config/crd docs "$before"/
+cp -r apis config/crd docs charts "$before"/
 make -s manifests generate
 diff -r "$before/apis" apis >/dev/null && diff -r "$before/crd" config/crd >/dev/null &&
-  diff -r "$before/docs" docs >/dev/null ||
+  diff -r "$before/docs" docs >/dev/null && diff -r "$before/charts" charts >/dev/null ||
   say "generated files were out of date: run make generate manifests and commit"
 
 for module in . apis tools; do

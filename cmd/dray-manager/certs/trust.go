@@ -1,10 +1,8 @@
 package certs
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -13,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 
 	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
 	"drayage.dev/webhooks"
@@ -29,8 +27,8 @@ var APIService = subresourcesv1alpha1.GroupVersion.Version + "." + subresourcesv
 type Registration struct {
 	Resource schema.GroupVersionResource
 	Name     string
-	// bundles returns the paths, as JSON pointers, of the object's bundles, with what is there now.
-	bundles func(*unstructured.Unstructured) map[string]string
+	// trust puts a bundle, in base64, into an object of it.
+	trust func(object *unstructured.Unstructured, bundle string) (changed bool)
 }
 
 // Registrations are all of them, the one that stalls the deletion of namespaces first.
@@ -43,20 +41,26 @@ func Registrations() []Registration {
 	}
 }
 
-func apiServiceBundle(object *unstructured.Unstructured) map[string]string {
-	current, _, _ := unstructured.NestedString(object.Object, "spec", "caBundle")
-	return map[string]string{"/spec/caBundle": current}
+func apiServiceBundle(object *unstructured.Unstructured, bundle string) (changed bool) {
+	return setBundle(object.Object, bundle, "spec", "caBundle")
 }
 
-func webhookBundles(object *unstructured.Unstructured) map[string]string {
-	found := map[string]string{}
-	hooks, _, _ := unstructured.NestedSlice(object.Object, "webhooks")
-	for i, hook := range hooks {
-		fields, _ := hook.(map[string]any)
-		current, _, _ := unstructured.NestedString(fields, "clientConfig", "caBundle")
-		found[fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i)] = current
+func webhookBundles(object *unstructured.Unstructured, bundle string) (changed bool) {
+	hooks, _, _ := unstructured.NestedFieldNoCopy(object.Object, "webhooks")
+	list, _ := hooks.([]any)
+	for _, hook := range list {
+		if fields, ok := hook.(map[string]any); ok && setBundle(fields, bundle, "clientConfig", "caBundle") {
+			changed = true
+		}
 	}
-	return found
+	return changed
+}
+
+func setBundle(object map[string]any, bundle string, path ...string) (changed bool) {
+	if current, _, _ := unstructured.NestedString(object, path...); current == bundle {
+		return false
+	}
+	return unstructured.SetNestedField(object, bundle, path...) == nil
 }
 
 // register makes the API server trust the bundle. A registration that is not there is not missed: whoever
@@ -73,51 +77,35 @@ func (k *Keeper) register(ctx context.Context, bundle []byte) error {
 
 func (k *Keeper) registerOne(ctx context.Context, registration Registration, bundle []byte) error {
 	client := k.objects.Resource(registration.Resource)
-	object, err := client.Get(ctx, registration.Name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	wanted := base64.StdEncoding.EncodeToString(bundle)
-	type operation struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		Value string `json:"value"`
-	}
-	// The webhooks are addressed by their place, which holds for this version only.
-	patch := []operation{{"test", "/metadata/resourceVersion", object.GetResourceVersion()}}
-	for path, current := range registration.bundles(object) {
-		if current != wanted {
-			patch = append(patch, operation{"add", path, wanted})
+	// Other managers do the same at the same time, and the API server writes the status of an APIService.
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		object, err := client.Get(ctx, registration.Name, metav1.GetOptions{})
+		if err != nil || !registration.trust(object, base64.StdEncoding.EncodeToString(bundle)) {
+			return err
 		}
-	}
-	if len(patch) == 1 {
-		return nil
-	}
-	data, err := json.Marshal(patch)
-	if err != nil {
+		_, err = client.Update(ctx, object, metav1.UpdateOptions{FieldManager: fieldManager})
 		return err
-	}
-	_, err = client.Patch(ctx, registration.Name, types.JSONPatchType, data, metav1.PatchOptions{FieldManager: fieldManager})
-	return err
+	})
 }
 
 // publish tells the agents whom to trust.
 func (k *Keeper) publish(ctx context.Context, bundle []byte) error {
 	client := k.client.CoreV1().ConfigMaps(k.config.Namespace)
-	current, err := client.Get(ctx, ConfigMapName, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		current = &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: k.config.Namespace, Name: ConfigMapName},
-			Data:       map[string]string{CAFile: string(bundle)},
+	raced := func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
+	err := retry.OnError(retry.DefaultBackoff, raced, func() error {
+		current, err := client.Get(ctx, ConfigMapName, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			_, err = client.Create(ctx, &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Namespace: k.config.Namespace, Name: ConfigMapName},
+				Data:       map[string]string{CAFile: string(bundle)},
+			}, metav1.CreateOptions{})
+		case err == nil && current.Data[CAFile] != string(bundle):
+			current.Data = map[string]string{CAFile: string(bundle)}
+			_, err = client.Update(ctx, current, metav1.UpdateOptions{})
 		}
-		if _, err = client.Create(ctx, current, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
-			return nil // another manager was faster, with the same
-		}
-	case err == nil && !bytes.Equal([]byte(current.Data[CAFile]), bundle):
-		current.Data = map[string]string{CAFile: string(bundle)}
-		_, err = client.Update(ctx, current, metav1.UpdateOptions{})
-	}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("telling agents whom to trust in the ConfigMap %s/%s: %w", k.config.Namespace, ConfigMapName, err)
 	}
