@@ -22,17 +22,25 @@ import (
 	"drayage.dev/controlplane/pki"
 )
 
+// What the authorities are kept and published in.
 const (
-	// SecretName is the Secret of the authorities, ConfigMapName the ConfigMap that tells agents whom to
-	// trust, under the key ca.crt.
-	SecretName    = "drayage-ca"
+	// SecretName is the Secret of the authorities, keys included.
+	SecretName = "drayage-ca"
+	// ConfigMapName is the ConfigMap that tells agents whom to trust, under the key ca.crt.
 	ConfigMapName = "drayage-ca"
+)
 
-	// The files in a keeper's directory. Certificate and key share a file, so that both change at once.
+// The files in a keeper's directory. Certificate and key share a file, so that both change at once.
+const (
+	// ServingFile is the serving certificate with its key.
 	ServingFile = "serving.pem"
-	ClientFile  = "client.pem"
-	CAFile      = "ca.crt"
+	// ClientFile is the client certificate towards nodes with its key.
+	ClientFile = "client.pem"
+	// CAFile holds all trusted authorities.
+	CAFile = "ca.crt"
+)
 
+const (
 	// clientUser is the identity towards nodes, whose agents take no other.
 	clientUser = "drayage:apiserver"
 
