@@ -10,6 +10,7 @@ import (
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -27,7 +28,9 @@ import (
 // authenticates and authorises for it, by token reviews, the front proxy's headers and access reviews.
 type aggregated struct {
 	server *genericapiserver.GenericAPIServer
-	serves atomic.Bool
+	// frontProxy is how the API server in front is known; it is read from the cluster.
+	frontProxy *authenticatorfactory.RequestHeaderConfig
+	serves     atomic.Bool
 }
 
 func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) (*aggregated, error) {
@@ -50,7 +53,7 @@ func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, ke
 	if err := server.InstallAPIGroup(group); err != nil {
 		return nil, fmt.Errorf("installing the group %v: %w", group.PrioritizedVersions, err)
 	}
-	a := &aggregated{server: server}
+	a := &aggregated{server: server, frontProxy: config.Authentication.RequestHeaderConfig}
 	return a, server.AddPostStartHook("drayage-serving", func(genericapiserver.PostStartHookContext) error {
 		a.serves.Store(true)
 		return nil
@@ -104,9 +107,14 @@ func (a *aggregated) run(ctx context.Context) error {
 	return nil
 }
 
+// ready makes sure that requests of the API server will be known for its: one that is refused once lets it take
+// the whole group for unavailable, for half a minute.
 func (a *aggregated) ready() error {
 	if !a.serves.Load() {
 		return errors.New("the aggregated API is not served yet")
+	}
+	if a.frontProxy != nil && (len(a.frontProxy.UsernameHeaders.Value()) == 0 || len(a.frontProxy.CAContentProvider.CurrentCABundleContent()) == 0) {
+		return errors.New("how the API server authenticates itself is not known yet: kube-system/extension-apiserver-authentication")
 	}
 	return nil
 }
