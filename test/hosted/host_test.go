@@ -47,6 +47,8 @@ type host struct {
 	pods []*cluster.Process
 	// admin reaches the API server from this process as a member of system:masters.
 	admin *rest.Config
+	// agent does with the identity of an agent's pod.
+	agent *rest.Config
 	api   client.WithWatch
 	// kubeconfig does the same for commands that run inside the network namespace.
 	kubeconfig string

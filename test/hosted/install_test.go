@@ -177,6 +177,8 @@ var _ = Describe("Drayage as a guest", Ordered, func() {
 		Expect(err).To(MatchError(ContainSubstring(`User "somebody" cannot get resource "pods/log" in API group "subresources.drayage.dev"`)))
 	})
 
+	It("confines agents that are pods to their nodes", func(ctx SpecContext) { agentOf(ctx, h, "n1") })
+
 	It("refuses bad input in upstream's words", func(ctx SpecContext) {
 		manifest := filepath.Join(h.dir, "bad.yaml")
 		Expect(os.WriteFile(manifest, []byte(`

@@ -42,6 +42,7 @@ func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, ke
 	group, err := apiserver.NewAPIGroup(ctx, apiserver.Config{
 		Client: restConfig, Authorizer: config.Authorization.Authorizer,
 		CAFile: keeper.Path(certs.CAFile), ClientCertFile: keeper.Path(certs.ClientFile), ClientKeyFile: keeper.Path(certs.ClientFile),
+		NodeServiceAccount: cfg.Cluster.agents(),
 	})
 	if err != nil {
 		return nil, err

@@ -9,12 +9,17 @@ import (
 	"path/filepath"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/cmd/dray-manager/certs"
+	"drayage.dev/controlplane/nodecerts"
 	"drayage.dev/webhooks"
 )
 
@@ -41,6 +46,19 @@ type Cluster struct {
 
 func (c Cluster) serves() bool { return c.WebhookPort != 0 || c.APIPort != 0 }
 
+// agents is the user that the agents are, as pods.
+func (c Cluster) agents() string {
+	return serviceaccount.MakeUsername(c.Namespace, "drayage-agent")
+}
+
+// servingNames are the names that managers are reached by.
+func (c Cluster) servingNames() (names []string) {
+	for _, service := range []string{webhookService, apiService} {
+		names = append(names, service+"."+c.Namespace+".svc", service+"."+c.Namespace)
+	}
+	return names
+}
+
 func (c Cluster) validate() error {
 	for flag, port := range map[string]int{"--webhook-port": c.WebhookPort, "--api-port": c.APIPort} {
 		if port < 0 || port > 65535 {
@@ -63,12 +81,8 @@ func prepareCluster(ctx context.Context, cfg *Config, restConfig *rest.Config) (
 	if cluster.CertDir == "" {
 		cluster.CertDir = filepath.Join(os.TempDir(), fmt.Sprintf("dray-manager-%d", os.Getpid()))
 	}
-	var names []string
-	for _, service := range []string{webhookService, apiService} {
-		names = append(names, service+"."+cluster.Namespace+".svc", service+"."+cluster.Namespace)
-	}
 	keeper, err := certs.New(certs.Config{
-		Client: restConfig, Namespace: cluster.Namespace, Dir: cluster.CertDir, ServingNames: names,
+		Client: restConfig, Namespace: cluster.Namespace, Dir: cluster.CertDir, ServingNames: cluster.servingNames(),
 	})
 	if err != nil {
 		return nil, err
@@ -109,11 +123,29 @@ func addCluster(ctx context.Context, mgr ctrl.Manager, cfg *Config, restConfig *
 		if err := mgr.Add(everywhere(server.run)); err != nil {
 			return fmt.Errorf("adding the aggregated API server: %w", err)
 		}
+		if err := mgr.Add(manager.RunnableFunc(signer(mgr, cfg, restConfig, keeper))); err != nil {
+			return fmt.Errorf("adding the signer of nodes' certificates: %w", err)
+		}
 		if err := mgr.AddReadyzCheck("aggregated-api", func(*http.Request) error { return server.ready() }); err != nil {
 			return fmt.Errorf("adding a health check: %w", err)
 		}
 	}
 	return nil
+}
+
+// signer signs what the aggregated API knows agents by, their serving certificates, on the leader only. No node
+// gets one for a name of the managers: the API server trusts the same authority for those.
+func signer(mgr ctrl.Manager, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) func(context.Context) error {
+	config := nodecerts.Config{
+		Client: restConfig, Authority: keeper.Authority, Agents: cfg.Cluster.agents(),
+		Reserved: append(cfg.Cluster.servingNames(), "localhost", "127.0.0.1", "::1"),
+		Addresses: func(ctx context.Context, name string) ([]corev1.NodeAddress, error) {
+			node := &dcorev1.Node{}
+			err := mgr.GetClient().Get(ctx, client.ObjectKey{Name: name}, node)
+			return node.Status.Addresses, err
+		},
+	}
+	return func(ctx context.Context) error { return nodecerts.Run(ctx, config) }
 }
 
 // everywhere runs on every manager, leader or not.
