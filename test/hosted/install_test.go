@@ -292,8 +292,8 @@ spec:
 		}).Should(BeTrue())
 	}, SpecTimeout(3*time.Minute))
 
-	It("goes on with what was kept when it is installed again", func(ctx SpecContext) {
-		_, err := h.run(ctx, "helm", "install", "drayage", chart, "--namespace", namespace)
+	It("goes on with what was kept when it is installed again, by Helm 4", func(ctx SpecContext) {
+		_, err := h.run(ctx, "helm4", "install", "drayage", chart, "--namespace", namespace)
 		Expect(err).NotTo(HaveOccurred())
 		startComponents(ctx)
 		Eventually(func() error { return h.healthy(ctx, managers) }).Should(Succeed(), logs)
@@ -302,13 +302,18 @@ spec:
 		_, err = kubectl(ctx, "--namespace", kindNamespace, "scale", "deployments.apps.drayage.dev", "myapp", "--replicas=5")
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(func() []dcorev1.Pod { return pods(ctx, "myapp") }).Should(HaveLen(5), logs)
+
+		before := bundles(ctx, h)
+		_, err = h.run(ctx, "helm4", "upgrade", "drayage", chart, "--namespace", namespace, "--set", "manager.extraArgs={-v=1}")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(bundles(ctx, h)).To(Equal(before))
 	})
 
 	It("lets go of a namespace with pods after an uninstallation whose agents were gone first", func(ctx SpecContext) {
 		for _, each := range append(managers, schedulers...) {
 			Expect(each.Kill()).To(Succeed())
 		}
-		_, err := h.run(ctx, "helm", "uninstall", "drayage", "--namespace", namespace)
+		_, err := h.run(ctx, "helm4", "uninstall", "drayage", "--namespace", namespace)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(h.api.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: kindNamespace}})).To(Succeed())
 		Eventually(func() bool {
