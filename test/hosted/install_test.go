@@ -154,13 +154,14 @@ var _ = Describe("Drayage as a guest", Ordered, func() {
 		}).Should(ContainSubstring("no nodes available"), logs)
 		node := &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "n1"}}}
 		Expect(h.api.Create(ctx, node)).To(Succeed())
+		before := node.DeepCopy()
 		capacity := corev1.ResourceList{
 			corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("16Gi"),
 			corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("100Gi"),
 		}
 		node.Status.Capacity, node.Status.Allocatable = capacity, capacity
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}}
-		Expect(h.api.Status().Update(ctx, node)).To(Succeed())
+		Expect(h.api.Status().Patch(ctx, node, client.MergeFrom(before))).To(Succeed())
 		Eventually(func(g Gomega) {
 			for _, pod := range pods(ctx, "myapp") {
 				g.Expect(pod.Spec.NodeName).To(Equal("n1"))
