@@ -109,6 +109,11 @@ test: build ## Run every test: specs, real API server, real containers, real ker
 test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
 	$(GO) test $(GOFLAGS_TEST) -timeout 2m $$(./test/unit-packages.sh)
 
+FUZZ ?= 10m
+.PHONY: fuzz-scheduler
+fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in random clusters, for FUZZ=10m.
+	DRAYAGE_FUZZ=$(FUZZ) $(GO) test -count=1 -timeout 0 ./scheduler/fastpath -args -ginkgo.v -ginkgo.focus 'among the best'
+
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh

@@ -13,9 +13,8 @@
 // Upstream's Binding subresource also sets PodScheduled=True. Here a level-triggered loop does, for
 // whatever is bound and does not say so yet (scheduled.go).
 //
-// A faster path belongs in front of upstream's Scheduler.SchedulePod, which is a field: it may answer
-// for the pods that it can treat and calls the original for all others. The rest of the house does not
-// change for it.
+// Package fastpath stands in front of upstream's Scheduler.SchedulePod, which is a field: it answers for
+// the pods that it can treat, at a fraction of the cost, and calls the original for all others.
 //
 // The caller is cmd/dray-scheduler. The package never writes anything but bindings, the conditions
 // PodScheduled and DisruptionTarget, the nominated node, deletions of preempted pods, and events.

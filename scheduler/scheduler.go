@@ -19,6 +19,7 @@ import (
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/scheduler/fastpath"
 )
 
 // stopPatience bounds the wait for informers at the end.
@@ -112,6 +113,7 @@ func (s *Scheduler) host(ctx context.Context, client kubernetes.Interface, confi
 	if err != nil {
 		return fmt.Errorf("building the scheduling framework: %w", err)
 	}
+	fastpath.Install(ctx, s.upstream, c.Profiles)
 	return nil
 }
 

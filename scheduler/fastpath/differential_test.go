@@ -1,0 +1,115 @@
+package fastpath_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"drayage.dev/scheduler/fastpath"
+)
+
+// fuzzVariable is how long to go on with new seeds, as a duration; a few clusters if unset.
+const fuzzVariable = "DRAYAGE_FUZZ"
+
+var _ = Describe("decisions on the fast path", func() {
+	It("are among the best of upstream's plugins", func(ctx context.Context) {
+		seeds := []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, uint64(time.Now().UnixNano())}
+		var until time.Time
+		if text := os.Getenv(fuzzVariable); text != "" {
+			length, err := time.ParseDuration(text)
+			Expect(err).NotTo(HaveOccurred())
+			until = time.Now().Add(length)
+		}
+		fast, placed := fastpath.Decided("fast", ""), 0
+		refused, missed := fastpath.Disagreed("refused"), fastpath.Disagreed("missed")
+		clusters := 0
+		for i := 0; i < len(seeds) || time.Now().Before(until); i++ {
+			seed := rand.Uint64()
+			if i < len(seeds) {
+				seed = seeds[i]
+			}
+			clusters++
+			placed += compare(ctx, seed)
+			Expect(fastpath.Disagreed("refused")).To(Equal(refused), "seed %d", seed)
+			Expect(fastpath.Disagreed("missed")).To(Equal(missed), "seed %d", seed)
+		}
+		share := (fastpath.Decided("fast", "") - fast) / float64(placed)
+		fmt.Fprintf(GinkgoWriter, "%d clusters, %d pods placed, %.0f%% on the fast path; random seed %d\n",
+			clusters, placed, 100*share, seeds[len(seeds)-1])
+		// The rest are pods that select namespaces by labels.
+		Expect(share).To(BeNumerically(">", 0.9))
+	})
+})
+
+// compare places pods in a random cluster that changes meanwhile, and holds every decision against
+// upstream's plugins over all nodes. It returns how many pods found a node.
+func compare(ctx context.Context, seed uint64) (placed int) {
+	GinkgoHelper()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := newWorld(ctx, seed)
+	for n := range 120 {
+		w.change()
+		pod := w.stamp(w.templates[w.random.IntN(len(w.templates))])
+		best := w.best(ctx, pod)
+		node, err := w.decide(ctx, pod)
+		if len(best) == 0 {
+			var unfit *framework.FitError
+			Expect(errors.As(err, &unfit)).To(BeTrue(), "seed %d, decision %d: chose %q, err %v", seed, n, node, err)
+			continue
+		}
+		Expect(err).NotTo(HaveOccurred(), "seed %d, decision %d", seed, n)
+		Expect(best).To(HaveKey(node), "seed %d, decision %d: %s", seed, n, pod)
+		w.adopt(pod, node)
+		placed++
+	}
+	return placed
+}
+
+// best returns the nodes of upstream's highest score, with every node filtered and scored.
+func (c *cluster) best(ctx context.Context, pod *corev1.Pod) map[string]int64 {
+	GinkgoHelper()
+	nodes, err := c.fresh()
+	Expect(err).NotTo(HaveOccurred())
+	state := framework.NewCycleState()
+	result, status, _ := c.framework.RunPreFilterPlugins(ctx, state, pod)
+	if status.IsRejected() {
+		return nil
+	}
+	Expect(status.IsSuccess()).To(BeTrue(), status.Message())
+	var feasible []fwk.NodeInfo
+	for _, node := range nodes {
+		if !result.AllNodes() && !result.NodeNames.Has(node.Node().Name) {
+			continue
+		}
+		if c.framework.RunFilterPlugins(ctx, state, pod, node).IsSuccess() {
+			feasible = append(feasible, node)
+		}
+	}
+	if len(feasible) == 0 {
+		return nil
+	}
+	Expect(c.framework.RunPreScorePlugins(ctx, state, pod, feasible).IsSuccess()).To(BeTrue())
+	scores, status := c.framework.RunScorePlugins(ctx, state, pod, feasible)
+	Expect(status.IsSuccess()).To(BeTrue(), status.Message())
+	best, top := map[string]int64{}, int64(-1)
+	for _, score := range scores {
+		if score.TotalScore > top {
+			clear(best)
+			top = score.TotalScore
+		}
+		if score.TotalScore == top {
+			best[score.Name] = top
+		}
+	}
+	return best
+}

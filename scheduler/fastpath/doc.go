@@ -1,0 +1,24 @@
+// Package fastpath answers upstream's Scheduler.SchedulePod for most pods at a fraction of its cost, with
+// decisions that upstream's own plugins would allow and rank first.
+//
+// Pods that are alike to every plugin form a class (class.go). A class keeps one row per node: whether
+// the plugins that look at one node only let the pod in, and their raw scores. A row is recomputed when
+// its node's generation changes, so that a placement touches one node and not all of them. What static
+// plugins say (taints, node affinity, unschedulable nodes, declared features) comes from upstream's own
+// instances, once per shape of node; what depends on load (resources) from plain arithmetic (local.go).
+//
+// Topology spread and inter-pod affinity look at the whole cluster. Each of their rules is a tally: what
+// every node contributes, summed up per topology domain (tally.go, spread.go, affinity.go). A touched node
+// is counted anew and the difference goes into its domain.
+//
+// Nodes with equal rows form a group, and a placement evaluates groups (choose.go): raw scores are kept
+// and normalised anew over all feasible nodes, as with percentageOfNodesToScore=100.
+//
+// Nothing is bound on this package's word alone: PreFilter and Filter of upstream's plugins confirm the
+// chosen node on the live snapshot. When they disagree, or when no node is found, upstream decides, and a
+// metric counts the disagreement. Pods, profiles and moments that the package does not treat
+// (supported.go) go upstream's way from the start; a metric counts the reasons.
+//
+// The caller is package scheduler. The package is driven by the one goroutine that runs scheduling
+// cycles, never writes to the API, and keeps no state that a restart would miss.
+package fastpath

@@ -1,0 +1,178 @@
+package fastpath
+
+import (
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+)
+
+// load is what a node has and what its pods take: millicores, bytes, pods.
+type load struct {
+	cpu, memory, storage, pods             int64
+	usedCPU, usedMemory, usedStorage, held int64
+	// Upstream scores with defaults in place of missing requests.
+	scoredCPU, scoredMemory int64
+}
+
+// nodes mirrors the snapshot in arrays. Its indexes are those of the snapshot's list.
+type nodes struct {
+	list       []fwk.NodeInfo
+	info       []*framework.NodeInfo
+	generation []int64
+	object     []*corev1.Node
+	load       []load
+	// shape tells nodes apart that static plugins may tell apart; equal shapes get equal verdicts.
+	shape  []int32
+	shapes map[string]int32
+	// topologies are the label keys that tallies ask for.
+	topologies map[string]*topology
+	// epoch changes when everything derived from the list or from topologies is void.
+	epoch int
+}
+
+// maxShapes bounds the memory of shapes that no node has any more.
+const maxShapes = 1 << 16
+
+// refresh follows the snapshot. It must see every snapshot that a decision is made on. It returns the epoch.
+func (n *nodes) refresh(list []fwk.NodeInfo) int {
+	if len(list) != len(n.list) || len(list) > 0 && &list[0] != &n.list[0] || len(n.shapes) > maxShapes {
+		n.reset(list)
+	}
+	for i, info := range n.info {
+		if info.Generation != n.generation[i] {
+			n.read(i)
+		}
+	}
+	return n.epoch
+}
+
+func (n *nodes) reset(list []fwk.NodeInfo) {
+	*n = nodes{
+		list: list, info: make([]*framework.NodeInfo, len(list)), generation: make([]int64, len(list)),
+		object: make([]*corev1.Node, len(list)), load: make([]load, len(list)), shape: make([]int32, len(list)),
+		shapes: map[string]int32{}, topologies: map[string]*topology{}, epoch: n.epoch + 1,
+	}
+	for i := range list {
+		n.info[i] = list[i].(*framework.NodeInfo)
+		n.generation[i] = -1
+	}
+}
+
+func (n *nodes) read(i int) {
+	info := n.info[i]
+	n.generation[i] = info.Generation
+	n.load[i] = load{
+		cpu: info.Allocatable.MilliCPU, memory: info.Allocatable.Memory,
+		storage: info.Allocatable.EphemeralStorage, pods: int64(info.Allocatable.AllowedPodNumber),
+		usedCPU: info.Requested.MilliCPU, usedMemory: info.Requested.Memory,
+		usedStorage: info.Requested.EphemeralStorage, held: int64(len(info.Pods)),
+		scoredCPU: info.NonZeroRequested.MilliCPU, scoredMemory: info.NonZeroRequested.Memory,
+	}
+	node := info.Node()
+	if node == n.object[i] {
+		return
+	}
+	n.object[i] = node
+	key := shapeOf(node)
+	id, ok := n.shapes[key]
+	if !ok {
+		id = int32(len(n.shapes))
+		n.shapes[key] = id
+	}
+	n.shape[i] = id
+	for _, t := range n.topologies {
+		if !t.holds(i, node) {
+			n.topologies = map[string]*topology{}
+			n.epoch++
+			return
+		}
+	}
+}
+
+// shapeOf spells out what static plugins look at, except for the name and the host name, which tell all
+// nodes apart: pods that ask for these get a verdict per node.
+func shapeOf(node *corev1.Node) string {
+	var key []byte
+	keys := make([]string, 0, len(node.Labels))
+	for label := range node.Labels {
+		if label != corev1.LabelHostname {
+			keys = append(keys, label)
+		}
+	}
+	slices.Sort(keys)
+	for _, label := range keys {
+		key = strconv.AppendQuote(key, label)
+		key = strconv.AppendQuote(key, node.Labels[label])
+	}
+	key = strconv.AppendBool(append(key, '|'), node.Spec.Unschedulable)
+	for i := range node.Spec.Taints {
+		taint := &node.Spec.Taints[i]
+		key = strconv.AppendQuote(key, taint.Key)
+		key = strconv.AppendQuote(key, taint.Value)
+		key = strconv.AppendQuote(key, string(taint.Effect))
+	}
+	key = append(key, '|')
+	for _, feature := range node.Status.DeclaredFeatures {
+		key = strconv.AppendQuote(key, feature)
+	}
+	return string(key)
+}
+
+// topology maps nodes to the domains of one label key.
+type topology struct {
+	key string
+	// domain is per node, -1 where the label is missing.
+	domain []int32
+	values []string
+	// private: no domain has two nodes, so a domain's sum is known to its node's row.
+	private bool
+	// missing: some node lacks the label.
+	missing bool
+}
+
+// perNode is the topology in which every node is a domain, whatever its labels say.
+const perNode = ""
+
+// topology returns the domains of a label key.
+func (n *nodes) topology(key string) *topology {
+	if t, ok := n.topologies[key]; ok {
+		return t
+	}
+	t := &topology{key: key, domain: make([]int32, len(n.list)), private: true}
+	ids := map[string]int32{}
+	for i, node := range n.object {
+		value, ok := node.Labels[key]
+		if key == perNode {
+			value, ok = node.Name, true
+		}
+		if !ok {
+			t.domain[i], t.missing = -1, true
+			continue
+		}
+		id, known := ids[value]
+		if !known {
+			id = int32(len(t.values))
+			ids[value] = id
+			t.values = append(t.values, value)
+		}
+		t.private = t.private && !known
+		t.domain[i] = id
+	}
+	n.topologies[key] = t
+	return t
+}
+
+// holds reports whether the node still is in the domain that was noted.
+func (t *topology) holds(i int, node *corev1.Node) bool {
+	if t.key == perNode {
+		return true
+	}
+	value, ok := node.Labels[t.key]
+	if d := t.domain[i]; d >= 0 {
+		return ok && value == t.values[d]
+	}
+	return !ok
+}
