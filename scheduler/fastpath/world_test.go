@@ -21,6 +21,8 @@ type world struct {
 	placed    []*corev1.Pod
 	templates []*corev1.Pod
 	rack      int
+	// uniform nodes are of one size, and many of them are alike; ownRacks gives each node a rack.
+	uniform, ownRacks bool
 }
 
 func pick[T any](random *rand.Rand, values ...T) T { return values[random.IntN(len(values))] }
@@ -29,6 +31,7 @@ func (w *world) chance(percent int) bool { return w.random.IntN(100) < percent }
 
 func newWorld(ctx context.Context, seed uint64) *world {
 	w := &world{random: rand.New(rand.NewPCG(seed, 1))}
+	w.uniform, w.ownRacks = w.chance(50), w.chance(40)
 	var err error
 	w.cluster, err = newCluster(ctx, true, w.profileChange)
 	Expect(err).NotTo(HaveOccurred())
@@ -59,7 +62,7 @@ func newWorld(ctx context.Context, seed uint64) *world {
 		w.templates = append(w.templates, template)
 	}
 	// Pods that are there already, of other kinds than those to come.
-	for range w.random.IntN(40) {
+	for range w.random.IntN(40) * w.random.IntN(2) {
 		pod := w.stamp(w.randomPod())
 		w.adopt(pod, w.nodes[w.random.IntN(len(w.nodes))].Name)
 	}
@@ -105,12 +108,20 @@ func (w *world) randomNode(name string) *corev1.Node {
 	if w.chance(90) {
 		node.Labels[corev1.LabelTopologyZone] = pick(r, "a", "b", "c")
 	}
-	if w.chance(80) {
+	if w.ownRacks || w.chance(80) {
 		// Some racks have one node, some have more.
-		if w.chance(60) {
+		if w.ownRacks || w.chance(60) {
 			w.rack++
 		}
 		node.Labels["rack"] = fmt.Sprint(w.rack)
+	}
+	if w.uniform {
+		node.Labels["disk"] = "ssd"
+		node.Status.Allocatable = corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"),
+			corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("100Gi"),
+		}
+		return node
 	}
 	node.Status.Allocatable = corev1.ResourceList{
 		corev1.ResourceCPU:              resource.MustParse(pick(r, "1", "2", "4")),
