@@ -71,6 +71,11 @@ func newAffinityRules(n *nodes, info *framework.PodInfo, namespaceLabels labels.
 	return a
 }
 
+// own reports whether the class has inter-pod rules itself.
+func (a *affinityRules) own() bool {
+	return len(a.attracts)+len(a.repels)+len(a.info.PreferredAffinityTerms)+len(a.info.PreferredAntiAffinityTerms) > 0
+}
+
 // count notes what a node's pods have to do with the class. It reports whether label keys came up that
 // no node's groups account for yet.
 func (a *affinityRules) count(n *nodes, i int, node *framework.NodeInfo) (grown bool) {
@@ -93,6 +98,9 @@ func (a *affinityRules) count(n *nodes, i int, node *framework.NodeInfo) (grown 
 			}
 		}
 		t.set(i, matches)
+	}
+	if len(node.PodsWithAffinity)+len(a.fears.keys)+len(a.likes.keys) == 0 && !a.own() {
+		return false
 	}
 	clear(a.found)
 	for _, other := range node.PodsWithRequiredAntiAffinity {

@@ -50,7 +50,7 @@ func (g *groups) update(c *class, i int) {
 	if !row.ok {
 		return
 	}
-	g.key = append(g.key[:0], row.taints, row.preference, row.fixed)
+	g.key = append(g.key[:0], int64(row.taints), int64(row.preference), row.fixed)
 	for _, r := range c.hard {
 		g.key = r.appendKey(g.key, i)
 	}
@@ -114,11 +114,12 @@ func (ch *chooser) choose(c *class) (node int32, feasible int) {
 		return 0, 0
 	}
 	ch.scoreSpread(c, feasible)
-	var maxTaints, maxPreference, maxSpread int64
+	var maxTaints, maxPreference int32
+	var maxSpread int64
 	minSpread, minLike, maxLike := int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MinInt64)
 	for i := range ch.candidates {
 		k := &ch.candidates[i]
-		row := &c.rows[k.node]
+		row := c.row(k.node)
 		maxTaints, maxPreference = max(maxTaints, row.taints), max(maxPreference, row.preference)
 		if !k.ignored {
 			minSpread, maxSpread = min(minSpread, k.spread), max(maxSpread, k.spread)
@@ -131,13 +132,13 @@ func (ch *chooser) choose(c *class) (node int32, feasible int) {
 	best, top := 0, int64(math.MinInt64)
 	for i := range ch.candidates {
 		k := &ch.candidates[i]
-		row := &c.rows[k.node]
+		row := c.row(k.node)
 		score := row.fixed
 		if maxTaints > 0 {
-			score -= weight.taints * (fwk.MaxNodeScore * row.taints / maxTaints)
+			score -= weight.taints * (fwk.MaxNodeScore * int64(row.taints) / int64(maxTaints))
 		}
 		if maxPreference > 0 {
-			score += weight.preference * (fwk.MaxNodeScore * row.preference / maxPreference)
+			score += weight.preference * (fwk.MaxNodeScore * int64(row.preference) / int64(maxPreference))
 		}
 		if len(c.soft) > 0 && !k.ignored {
 			if maxSpread > 0 {
@@ -172,6 +173,15 @@ func (ch *chooser) collect(c *class) (feasible int) {
 		}
 		ch.candidates = append(ch.candidates, candidate{node: node, nodes: nodes})
 		feasible += int(nodes)
+	}
+	if c.plain {
+		for _, k := range c.nodes.kinds {
+			if c.kinds[k.number].ok {
+				ch.candidates = append(ch.candidates, candidate{node: k.nodes[len(k.nodes)-1], nodes: int32(len(k.nodes))})
+				feasible += len(k.nodes)
+			}
+		}
+		return feasible
 	}
 	if c.groups.active {
 		for _, g := range c.groups.list {
@@ -241,4 +251,12 @@ func (ch *chooser) domains(r *spreadRule) (domains int) {
 		}
 	}
 	return domains + missing
+}
+
+// row returns what is known about a node.
+func (c *class) row(node int32) *row {
+	if c.plain {
+		return &c.kinds[c.nodes.kind[node].number].row
+	}
+	return &c.rows[node]
 }

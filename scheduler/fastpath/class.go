@@ -22,14 +22,20 @@ type class struct {
 	demand  demand
 	images  []string
 
+	// kinds holds what is known about kinds of nodes, by their number; static, verdicts by shape.
+	kinds  []kindRow
+	static map[int32]static
+	// plain classes need no more than that. For all others there is a row per node.
+	plain      bool
 	generation []int64 // of each row
 	rows       []row
-	// static holds upstream's verdicts by shape of node; byName classes ask for names and get one per node.
-	static   map[int32]static
-	byName   bool
-	hasPorts bool
+	byName     bool // asks for names, which shapes do not have
+	hasPorts   bool
+	local      bool // has no rules about pods on nodes
+	hasImages  bool // some node has an image of the class
 
 	required nodeaffinity.RequiredNodeAffinity
+	anyNode  bool // requires nothing of a node
 	hard     []*spreadRule
 	soft     []*spreadRule
 	// needsAll: soft rules score only nodes that have all their label keys.
@@ -44,13 +50,20 @@ type class struct {
 type row struct {
 	ok bool
 	// taints and preference are raw scores that are normalised; fixed is the weighted sum of all others.
-	taints, preference, fixed int64
+	taints, preference int32
+	fixed              int64
+}
+
+// kindRow is a row that holds for all nodes of a kind. Kinds never change, so it never does.
+type kindRow struct {
+	known bool
+	row
 }
 
 // static is what a shape of node decides.
 type static struct {
 	ok                 bool
-	taints, preference int64
+	taints, preference int32
 }
 
 // keyOf spells out what makes pods alike: everything but names, and what only the node's agent reads.
@@ -93,12 +106,9 @@ func placementOf(containers []corev1.Container) []corev1.Container {
 func newClass(ctx context.Context, p *profile, n *nodes, pod *corev1.Pod, d demand, defaults labels.Selector, namespaceLabels labels.Set) (*class, error) {
 	c := &class{
 		profile: p, nodes: n, pod: pod, demand: d, state: framework.NewCycleState(),
-		generation: make([]int64, len(n.list)), rows: make([]row, len(n.list)), static: map[int32]static{},
-		byName: p.byName || namesNodes(pod), hasPorts: usesHostPorts(pod),
+		static: map[int32]static{}, byName: p.byName || namesNodes(pod), hasPorts: usesHostPorts(pod),
+		anyNode:  len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil),
 		required: nodeaffinity.GetRequiredNodeAffinity(pod),
-	}
-	for i := range c.generation {
-		c.generation[i] = -1
 	}
 	if err := p.prepare(ctx, c.state, pod); err != nil {
 		return nil, err
@@ -132,11 +142,30 @@ func newClass(ctx context.Context, p *profile, n *nodes, pod *corev1.Pod, d dema
 		return nil, fmt.Errorf("reading the pod's affinity: %w", err)
 	}
 	c.affinity = newAffinityRules(n, info, namespaceLabels, p.weightOfRequired, p.ignoreTheirs)
+	c.local = !c.byName && !c.hasPorts && len(c.hard)+len(c.soft) == 0 && !c.affinity.own()
 	return c, nil
 }
 
-// sync brings the rows of touched nodes up to date.
-func (c *class) sync(ctx context.Context) error {
+// sync brings what is known about nodes up to date. social: some pod on a node has rules about others.
+// images: some node has one of the class's.
+func (c *class) sync(ctx context.Context, social, images bool) error {
+	if images != c.hasImages {
+		c.hasImages, c.rows = images, nil
+	}
+	if c.plain = c.local && !images && !social; c.plain {
+		c.rows, c.generation = nil, nil
+		c.groups.reset()
+		// What is counted of other pods' rules is not kept up to date, and is nothing now.
+		c.affinity.fears, c.affinity.likes = keyed{}, keyed{}
+		return c.syncKinds(ctx)
+	}
+	if c.rows == nil {
+		c.groups.reset()
+		c.rows, c.generation = make([]row, len(c.nodes.list)), make([]int64, len(c.nodes.list))
+		for i := range c.generation {
+			c.generation[i] = -1
+		}
+	}
 	for i, generation := range c.nodes.generation {
 		if c.generation[i] == generation {
 			continue
@@ -150,6 +179,43 @@ func (c *class) sync(ctx context.Context) error {
 	return nil
 }
 
+// syncKinds makes the rows of kinds that are new.
+func (c *class) syncKinds(ctx context.Context) error {
+	for _, k := range c.nodes.kinds {
+		if _, err := c.rowOf(ctx, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rowOf returns the row that holds for all nodes of a kind.
+func (c *class) rowOf(ctx context.Context, k *kind) (row, error) {
+	if k.number >= len(c.kinds) {
+		c.kinds = append(c.kinds, make([]kindRow, c.nodes.made-len(c.kinds))...)
+	}
+	known := &c.kinds[k.number]
+	if known.known {
+		return known.row, nil
+	}
+	known.known = true
+	if c.profile.fitFilters && !k.load.fits(&c.demand) {
+		return row{}, nil
+	}
+	s, ok := c.static[k.shape]
+	if !ok {
+		var err error
+		if s, err = c.profile.judge(ctx, c.state, c.pod, c.nodes.info[k.nodes[0]]); err != nil {
+			return row{}, err
+		}
+		c.static[k.shape] = s
+	}
+	if s.ok {
+		known.row = row{ok: true, taints: s.taints, preference: s.preference, fixed: c.profile.loadScore(&c.demand, &k.load)}
+	}
+	return known.row, nil
+}
+
 // evaluate computes one row, and what its node contributes to tallies.
 func (c *class) evaluate(ctx context.Context, i int) error {
 	info := c.nodes.info[i]
@@ -158,11 +224,8 @@ func (c *class) evaluate(ctx context.Context, i int) error {
 		c.groups.reset()
 	}
 	c.rows[i] = row{}
-	if !c.nodes.load[i].fits(&c.demand) && c.profile.fitFilters {
-		return nil
-	}
-	s, err := c.judge(ctx, i, info)
-	if err != nil || !s.ok {
+	r, err := c.localRow(ctx, i, info)
+	if err != nil || !r.ok {
 		return err
 	}
 	if c.hasPorts {
@@ -170,27 +233,30 @@ func (c *class) evaluate(ctx context.Context, i int) error {
 			return err
 		}
 	}
-	fixed, err := c.profile.fixedScore(ctx, c, &c.nodes.load[i], info)
-	if err != nil {
-		return err
+	if c.hasImages {
+		images, err := c.profile.imageScore(ctx, c, info)
+		if err != nil {
+			return err
+		}
+		r.fixed += images
 	}
-	c.rows[i] = row{ok: true, taints: s.taints, preference: s.preference, fixed: fixed}
+	c.rows[i] = r
 	return nil
 }
 
-func (c *class) judge(ctx context.Context, i int, info *framework.NodeInfo) (static, error) {
-	if c.byName {
-		return c.profile.judge(ctx, c.state, c.pod, info)
+func (c *class) localRow(ctx context.Context, i int, info *framework.NodeInfo) (row, error) {
+	if !c.byName {
+		return c.rowOf(ctx, c.nodes.kind[i])
 	}
-	s, ok := c.static[c.nodes.shape[i]]
-	if !ok {
-		var err error
-		if s, err = c.profile.judge(ctx, c.state, c.pod, info); err != nil {
-			return s, err
-		}
-		c.static[c.nodes.shape[i]] = s
+	load := &c.nodes.load[i]
+	if c.profile.fitFilters && !load.fits(&c.demand) {
+		return row{}, nil
 	}
-	return s, nil
+	s, err := c.profile.judge(ctx, c.state, c.pod, info)
+	if err != nil || !s.ok {
+		return row{}, err
+	}
+	return row{ok: true, taints: s.taints, preference: s.preference, fixed: c.profile.loadScore(&c.demand, load)}, nil
 }
 
 func (c *class) countSpread(i int, info *framework.NodeInfo) {
@@ -205,7 +271,7 @@ func (c *class) countSpread(i int, info *framework.NodeInfo) {
 			}
 		}
 		for _, r := range rules {
-			included := complete && r.includes(c.pod, info.Node(), c.required, c.profile.tolerationOperators)
+			included := complete && (c.anyNode && !r.honorTaints || r.includes(c.pod, info.Node(), c.required, c.profile.tolerationOperators))
 			r.count(i, included, c.pod.Namespace, info.Pods)
 		}
 	}

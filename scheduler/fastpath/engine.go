@@ -114,13 +114,17 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	if c == nil {
 		return result, reason
 	}
-	if err := c.sync(ctx); err != nil {
+	social, err := havePodsWithAffinity(f)
+	if err == nil {
+		err = c.sync(ctx, social, e.nodes.haveAny(c.images))
+	}
+	if err != nil {
 		klog.FromContext(ctx).V(2).Info("Left a pod to upstream's plugins", "pod", klog.KObj(pod), "reason", err.Error())
 		e.forget()
 		return result, reasonPlugin
 	}
 	c.uses++
-	if c.uses > 1 && !c.groups.active {
+	if c.uses > 1 && !c.plain && !c.groups.active {
 		c.groups.build(c)
 	}
 	node, feasible := e.chooser.choose(c)
@@ -135,6 +139,15 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	return kubescheduler.ScheduleResult{
 		SuggestedHost: chosen.Node().Name, EvaluatedNodes: len(list), FeasibleNodes: feasible,
 	}, ""
+}
+
+// havePodsWithAffinity reports whether some pod on a node has rules about others.
+func havePodsWithAffinity(f framework.Framework) (bool, error) {
+	list, err := f.SnapshotSharedLister().NodeInfos().HavePodsWithAffinityList()
+	if err != nil {
+		return false, fmt.Errorf("listing nodes with pods that have affinity: %w", err)
+	}
+	return len(list) > 0, nil
 }
 
 // confirm asks upstream's plugins about the chosen node.

@@ -27,18 +27,40 @@ type nodes struct {
 	// shape tells nodes apart that static plugins may tell apart; equal shapes get equal verdicts.
 	shape  []int32
 	shapes map[string]int32
+	// kinds are the nodes of equal shape and load; byKind finds them. kind and place are per node.
+	kinds  []*kind
+	byKind map[kindKey]*kind
+	kind   []*kind
+	place  []int32
+	// made counts kinds, also those that are gone; it is the next one's number.
+	made int
+	// images counts the nodes that have an image.
+	images map[string]int
 	// topologies are the label keys that tallies ask for.
 	topologies map[string]*topology
 	// epoch changes when everything derived from the list or from topologies is void.
 	epoch int
 }
 
-// maxShapes bounds the memory of shapes that no node has any more.
-const maxShapes = 1 << 16
+// kind is all nodes on which plugins that look at one node say the same, but for images, ports and names.
+type kind struct {
+	kindKey
+	number int // never given twice before nodes are reset
+	index  int
+	nodes  []int32
+}
+
+type kindKey struct {
+	shape int32
+	load  load
+}
+
+// maxMade and maxShapes bound what is remembered of kinds and shapes that no node has any more.
+const maxMade, maxShapes = 1 << 17, 1 << 16
 
 // refresh follows the snapshot. It must see every snapshot that a decision is made on. It returns the epoch.
 func (n *nodes) refresh(list []fwk.NodeInfo) int {
-	if len(list) != len(n.list) || len(list) > 0 && &list[0] != &n.list[0] || len(n.shapes) > maxShapes {
+	if len(list) != len(n.list) || len(list) > 0 && &list[0] != &n.list[0] || len(n.shapes) > maxShapes || n.made > maxMade+len(list) {
 		n.reset(list)
 	}
 	for i, info := range n.info {
@@ -53,7 +75,8 @@ func (n *nodes) reset(list []fwk.NodeInfo) {
 	*n = nodes{
 		list: list, info: make([]*framework.NodeInfo, len(list)), generation: make([]int64, len(list)),
 		object: make([]*corev1.Node, len(list)), load: make([]load, len(list)), shape: make([]int32, len(list)),
-		shapes: map[string]int32{}, topologies: map[string]*topology{}, epoch: n.epoch + 1,
+		shapes: map[string]int32{}, byKind: map[kindKey]*kind{}, kind: make([]*kind, len(list)), place: make([]int32, len(list)),
+		images: map[string]int{}, topologies: map[string]*topology{}, epoch: n.epoch + 1,
 	}
 	for i := range list {
 		n.info[i] = list[i].(*framework.NodeInfo)
@@ -71,10 +94,18 @@ func (n *nodes) read(i int) {
 		usedStorage: info.Requested.EphemeralStorage, held: int64(len(info.Pods)),
 		scoredCPU: info.NonZeroRequested.MilliCPU, scoredMemory: info.NonZeroRequested.Memory,
 	}
-	node := info.Node()
-	if node == n.object[i] {
-		return
+	if node := info.Node(); node != n.object[i] {
+		n.readObject(i, node)
 	}
+	n.sort(i)
+}
+
+// readObject follows a change of what is known about a node beside its pods.
+func (n *nodes) readObject(i int, node *corev1.Node) {
+	if old := n.object[i]; old != nil {
+		n.countImages(old, -1)
+	}
+	n.countImages(node, 1)
 	n.object[i] = node
 	key := shapeOf(node)
 	id, ok := n.shapes[key]
@@ -90,6 +121,50 @@ func (n *nodes) read(i int) {
 			return
 		}
 	}
+}
+
+func (n *nodes) countImages(node *corev1.Node, change int) {
+	for i := range node.Status.Images {
+		for _, name := range node.Status.Images[i].Names {
+			if n.images[name] += change; n.images[name] == 0 {
+				delete(n.images, name)
+			}
+		}
+	}
+}
+
+// haveAny reports whether some node has one of the images.
+func (n *nodes) haveAny(images []string) bool {
+	return slices.ContainsFunc(images, func(name string) bool { return n.images[name] > 0 })
+}
+
+// sort moves a node to its kind.
+func (n *nodes) sort(i int) {
+	key := kindKey{n.shape[i], n.load[i]}
+	if from := n.kind[i]; from != nil {
+		if from.kindKey == key {
+			return
+		}
+		last := len(from.nodes) - 1
+		moved := from.nodes[last]
+		from.nodes[n.place[i]], n.place[moved] = moved, n.place[i]
+		if from.nodes = from.nodes[:last]; last == 0 {
+			delete(n.byKind, from.kindKey)
+			end := len(n.kinds) - 1
+			n.kinds[from.index] = n.kinds[end]
+			n.kinds[from.index].index = from.index
+			n.kinds = n.kinds[:end]
+		}
+	}
+	into := n.byKind[key]
+	if into == nil {
+		into = &kind{kindKey: key, number: n.made, index: len(n.kinds)}
+		n.made++
+		n.byKind[key] = into
+		n.kinds = append(n.kinds, into)
+	}
+	n.kind[i], n.place[i] = into, int32(len(into.nodes))
+	into.nodes = append(into.nodes, int32(i))
 }
 
 // shapeOf spells out what static plugins look at, except for the name and the host name, which tell all

@@ -279,7 +279,8 @@ func (p *profile) judge(ctx context.Context, state fwk.CycleState, pod *corev1.P
 	return s, err
 }
 
-func rawScore(ctx context.Context, plugin fwk.ScorePlugin, state fwk.CycleState, pod *corev1.Pod, node fwk.NodeInfo) (int64, error) {
+// rawScore asks a plugin of upstream's. Raw scores count taints, sum up a pod's weights, or end at 100.
+func rawScore(ctx context.Context, plugin fwk.ScorePlugin, state fwk.CycleState, pod *corev1.Pod, node fwk.NodeInfo) (int32, error) {
 	if plugin == nil || state.GetSkipScorePlugins().Has(plugin.Name()) {
 		return 0, nil
 	}
@@ -287,7 +288,7 @@ func rawScore(ctx context.Context, plugin fwk.ScorePlugin, state fwk.CycleState,
 	if !status.IsSuccess() {
 		return 0, fmt.Errorf("plugin %s: %w", plugin.Name(), status.AsError())
 	}
-	return score, nil
+	return int32(score), nil
 }
 
 func (p *profile) portsFree(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, node fwk.NodeInfo) (bool, error) {
@@ -297,20 +298,22 @@ func (p *profile) portsFree(ctx context.Context, state fwk.CycleState, pod *core
 	return passes(ctx, []fwk.FilterPlugin{p.ports}, state, pod, node)
 }
 
-// fixedScore sums up the weighted scores that are not normalised over nodes.
-func (p *profile) fixedScore(ctx context.Context, c *class, l *load, info *framework.NodeInfo) (score int64, err error) {
+// loadScore sums up the weighted scores of a node's load.
+func (p *profile) loadScore(d *demand, l *load) (score int64) {
 	if p.weight.fit > 0 {
-		score += p.weight.fit * p.allocation.score(l, &c.demand)
+		score += p.weight.fit * p.allocation.score(l, d)
 	}
-	if p.weight.balance > 0 && (c.demand.cpu != 0 || c.demand.memory != 0) {
-		score += p.weight.balance * l.balance(&c.demand)
+	if p.weight.balance > 0 && (d.cpu != 0 || d.memory != 0) {
+		score += p.weight.balance * l.balance(d)
 	}
-	if p.images != nil && slices.ContainsFunc(c.images, func(name string) bool { return info.ImageStates[name] != nil }) {
-		images, err := rawScore(ctx, p.images, c.state, c.pod, info)
-		if err != nil {
-			return 0, err
-		}
-		score += p.weight.images * images
+	return score
+}
+
+// imageScore is the weighted score of the class's images on a node.
+func (p *profile) imageScore(ctx context.Context, c *class, info *framework.NodeInfo) (int64, error) {
+	if p.images == nil || !slices.ContainsFunc(c.images, func(name string) bool { return info.ImageStates[name] != nil }) {
+		return 0, nil
 	}
-	return score, nil
+	images, err := rawScore(ctx, p.images, c.state, c.pod, info)
+	return p.weight.images * int64(images), err
 }
