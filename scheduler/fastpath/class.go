@@ -270,9 +270,13 @@ func (c *class) countSpread(i int, info *framework.NodeInfo) {
 				complete = complete && r.domain[i] >= 0
 			}
 		}
+		var matches int64
 		for _, r := range rules {
 			included := complete && (c.anyNode && !r.honorTaints || r.includes(c.pod, info.Node(), c.required, c.profile.tolerationOperators))
-			r.count(i, included, c.pod.Namespace, info.Pods)
+			if !r.repeats {
+				matches = countMatches(info.Pods, r.selector, c.pod.Namespace)
+			}
+			r.count(i, included, matches)
 		}
 	}
 }

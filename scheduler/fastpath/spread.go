@@ -24,6 +24,8 @@ type spreadRule struct {
 	honorTaints  bool // nodeTaintsPolicy
 	byHost       bool // a soft rule over host names counts each node for itself
 	matchesClass int64
+	// repeats: the rule before it has the same selector and counts the same pods.
+	repeats bool
 	// members counts, per domain, the nodes that the rule looks at; domains without any do not exist for it.
 	members []int32
 	member  []bool // per node
@@ -64,6 +66,7 @@ func newSpreadRules(n *nodes, pod *corev1.Pod, constraints []corev1.TopologySpre
 			byHost:      when == corev1.ScheduleAnyway && c.TopologyKey == corev1.LabelHostname,
 			member:      make([]bool, len(n.list)),
 		}
+		r.repeats = defaultSelector != nil && len(rules) > 0
 		if c.MinDomains != nil {
 			r.minDomains = int(*c.MinDomains)
 		}
@@ -134,11 +137,10 @@ func (r *spreadRule) includes(pod *corev1.Pod, node *corev1.Node, required nodea
 	return true
 }
 
-// count notes what a node has to do with the rule. included is false for nodes that the rule skips.
-func (r *spreadRule) count(i int, included bool, namespace string, pods []fwk.PodInfo) {
-	var matches int64
-	if included || r.byHost {
-		matches = countMatches(pods, r.selector, namespace)
+// count notes what a node has to do with the rule: whether the rule looks at it, and how many pods match.
+func (r *spreadRule) count(i int, included bool, matches int64) {
+	if !included && !r.byHost {
+		matches = 0
 	}
 	r.set(i, matches)
 	if d := r.domain[i]; d >= 0 && included != r.member[i] {
