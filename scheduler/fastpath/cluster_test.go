@@ -66,6 +66,8 @@ func (c *cluster) know(object any) error {
 	switch object.(type) {
 	case *corev1.Namespace:
 		return c.informers.Core().V1().Namespaces().Informer().GetIndexer().Add(object)
+	case *corev1.Pod:
+		return c.informers.Core().V1().Pods().Informer().GetIndexer().Add(object)
 	case *corev1.Service:
 		return c.informers.Core().V1().Services().Informer().GetIndexer().Add(object)
 	}

@@ -1,0 +1,102 @@
+package fastpath_test
+
+import (
+	"context"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"drayage.dev/scheduler/fastpath"
+)
+
+var _ = Describe("upstream's path", func() {
+	var c *cluster
+	node := func(name, cpu string) *corev1.Node {
+		return &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}},
+			Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+				corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse("8Gi"),
+				corev1.ResourcePods: resource.MustParse("110"), "example.com/gpu": resource.MustParse("2"),
+			}},
+		}
+	}
+	start := func(ctx context.Context, changes ...func(*schedulerconfig.KubeSchedulerConfiguration)) {
+		GinkgoHelper()
+		var err error
+		c, err = newCluster(ctx, true, changes...)
+		Expect(err).NotTo(HaveOccurred())
+		c.scheduler.Cache.AddNode(c.logger(), node("big", "8"))
+		c.scheduler.Cache.AddNode(c.logger(), node("small", "2"))
+	}
+	// takes expects one decision to take a path.
+	takes := func(ctx context.Context, path, reason string, changes ...func(*corev1.Pod)) string {
+		GinkgoHelper()
+		pod := c.stamp(benchPod())
+		for _, change := range changes {
+			change(pod)
+		}
+		before := fastpath.Decided(path, reason)
+		chosen, err := c.decide(ctx, pod)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(fastpath.Decided(path, reason)).To(Equal(before + 1))
+		return chosen
+	}
+
+	It("is for pods with devices and unknown volumes", func(ctx context.Context) {
+		start(ctx)
+		Expect(takes(ctx, "fast", "")).To(Equal("big"))
+		Expect(takes(ctx, "upstream", "extended-resources", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Requests["example.com/gpu"] = resource.MustParse("1")
+		})).To(Equal("big"))
+		Expect(takes(ctx, "upstream", "volumes", func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{Server: "nfs", Path: "/"}}}}
+		})).To(Equal("big"))
+		Expect(takes(ctx, "fast", "", func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+		})).To(Equal("big"))
+	})
+
+	It("is taken while a node is promised to a pod", func(ctx context.Context) {
+		start(ctx)
+		pod := c.stamp(benchPod())
+		pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("8")
+		pod.Status.NominatedNodeName = "big"
+		Expect(c.know(pod)).To(Succeed())
+		c.scheduler.SchedulingQueue.Add(ctx, pod)
+		Expect(takes(ctx, "upstream", "nominated")).To(Equal("small"))
+		c.scheduler.SchedulingQueue.DeleteNominatedPodIfExists(pod)
+		Expect(takes(ctx, "fast", "")).To(Equal("big"))
+	})
+
+	It("is for profiles with scores that only upstream computes", func(ctx context.Context) {
+		start(ctx, func(config *schedulerconfig.KubeSchedulerConfiguration) {
+			for _, plugin := range config.Profiles[0].PluginConfig {
+				if args, ok := plugin.Args.(*schedulerconfig.NodeResourcesFitArgs); ok {
+					args.ScoringStrategy.Type = schedulerconfig.RequestedToCapacityRatio
+					args.ScoringStrategy.RequestedToCapacityRatio = &schedulerconfig.RequestedToCapacityRatioParam{
+						Shape: []schedulerconfig.UtilizationShapePoint{{Utilization: 0, Score: 10}, {Utilization: 100, Score: 0}},
+					}
+				}
+			}
+		})
+		takes(ctx, "upstream", "profile")
+	})
+
+	It("corrects a wrong decision, and an alarm counts it", func(ctx context.Context) {
+		start(ctx)
+		Expect(takes(ctx, "fast", "")).To(Equal("big"))
+		// A fault: the node is full, but nothing says that it changed.
+		info, err := c.snapshot.Get("big")
+		Expect(err).NotTo(HaveOccurred())
+		info.(*framework.NodeInfo).Requested.MilliCPU = 8000
+		alarms := fastpath.Disagreed("refused")
+		Expect(takes(ctx, "upstream", "disagreed")).To(Equal("small"))
+		Expect(fastpath.Disagreed("refused")).To(Equal(alarms + 1))
+		Expect(takes(ctx, "fast", "")).To(Equal("small"), "all is read anew")
+	})
+})
