@@ -1,12 +1,12 @@
 package scheduler
 
 import (
+	_ "embed"
 	"fmt"
 	"os"
 
 	"k8s.io/client-go/rest"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
-	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
 	configscheme "k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/validation"
 	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
@@ -18,10 +18,16 @@ type Config struct {
 	// none on this side, since the server's priority levels do that work.
 	RESTConfig *rest.Config
 
-	// Configuration holds profiles, extenders, parallelism and backoffs. Nil means upstream's defaults.
+	// Configuration holds profiles, extenders, parallelism and backoffs. Nil means upstream's defaults with
+	// the profiles of profiles.yaml: upstream's default one, and "balanced" and "packed" beside it.
 	// Its leader election and client connection are the caller's business and not read here.
 	Configuration *schedulerconfig.KubeSchedulerConfiguration
 }
+
+// profiles is the configuration of a scheduler that is given none.
+//
+//go:embed profiles.yaml
+var profiles []byte
 
 // Option extends a scheduler beyond its Config.
 type Option func(frameworkruntime.Registry) error
@@ -39,6 +45,10 @@ func LoadConfiguration(file string) (*schedulerconfig.KubeSchedulerConfiguration
 	if err != nil {
 		return nil, fmt.Errorf("reading the scheduler configuration: %w", err)
 	}
+	return decodeConfiguration(data, file)
+}
+
+func decodeConfiguration(data []byte, file string) (*schedulerconfig.KubeSchedulerConfiguration, error) {
 	object, gvk, err := configscheme.Codecs.UniversalDecoder().Decode(data, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("decoding the scheduler configuration %s: %w", file, err)
@@ -65,9 +75,9 @@ func (c Config) withDefaults() (Config, error) {
 		c.RESTConfig.QPS = -1
 	}
 	if c.Configuration == nil {
-		configuration, err := latest.Default()
+		configuration, err := decodeConfiguration(profiles, "profiles.yaml")
 		if err != nil {
-			return c, fmt.Errorf("building the default scheduler configuration: %w", err)
+			return c, err
 		}
 		c.Configuration = configuration
 	}
