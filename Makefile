@@ -114,6 +114,10 @@ FUZZ ?= 10m
 fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in random clusters, for FUZZ=10m.
 	DRAYAGE_FUZZ=$(FUZZ) $(GO) test -count=1 -timeout 0 ./scheduler/fastpath -args -ginkgo.v -ginkgo.focus 'among the best'
 
+.PHONY: bench-scheduler
+bench-scheduler: ## Compare the scheduler's CPU per decision with upstream's; JSON lines go to BENCH_JSON=file.
+	$(GO) test -run '^$$' -bench Decisions -benchtime 1x -timeout 30m ./scheduler/fastpath
+
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh

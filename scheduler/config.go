@@ -22,6 +22,9 @@ type Config struct {
 	// the profiles of profiles.yaml: upstream's default one, and "balanced" and "packed" beside it.
 	// Its leader election and client connection are the caller's business and not read here.
 	Configuration *schedulerconfig.KubeSchedulerConfiguration
+
+	// OneByOne turns the fast path off: upstream evaluates nodes for every pod anew.
+	OneByOne bool
 }
 
 // profiles is the configuration of a scheduler that is given none.

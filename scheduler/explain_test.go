@@ -33,6 +33,11 @@ var _ = Describe("profiles and explanations", func() {
 		Expect(nodeOf(ctx, addPod(ctx, "even", withRequest("0", "3Gi"), by("balanced")))).To(Equal(uneven))
 	})
 
+	It("come without the fast path, too", func(ctx context.Context) {
+		startScheduler(scheduler.Config{OneByOne: true})
+		Expect(nodeOf(ctx, addPod(ctx, "slow"))).To(HavePrefix("node-"))
+	})
+
 	It("say what each plugin makes of a pod on each node", func(ctx context.Context) {
 		addNode(ctx, "node-tainted", withTaint("dedicated", corev1.TaintEffectNoSchedule))
 		pod := addPod(ctx, "web", withRequest("5", "1Gi"))

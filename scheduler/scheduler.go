@@ -113,7 +113,9 @@ func (s *Scheduler) host(ctx context.Context, client kubernetes.Interface, confi
 	if err != nil {
 		return fmt.Errorf("building the scheduling framework: %w", err)
 	}
-	fastpath.Install(ctx, s.upstream, c.Profiles)
+	if !config.OneByOne {
+		fastpath.Install(ctx, s.upstream, c.Profiles)
+	}
 	return nil
 }
 

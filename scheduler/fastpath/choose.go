@@ -135,22 +135,22 @@ func (ch *chooser) choose(c *class) (node int32, feasible int) {
 		row := c.row(k.node)
 		score := row.fixed
 		if maxTaints > 0 {
-			score -= weight.taints * (fwk.MaxNodeScore * int64(row.taints) / int64(maxTaints))
+			score -= weight.taints * (fwk.MaxScore * int64(row.taints) / int64(maxTaints))
 		}
 		if maxPreference > 0 {
-			score += weight.preference * (fwk.MaxNodeScore * int64(row.preference) / int64(maxPreference))
+			score += weight.preference * (fwk.MaxScore * int64(row.preference) / int64(maxPreference))
 		}
 		if len(c.soft) > 0 && !k.ignored {
 			if maxSpread > 0 {
-				score += weight.spread * (fwk.MaxNodeScore * (maxSpread + minSpread - k.spread) / maxSpread)
+				score += weight.spread * (fwk.MaxScore * (maxSpread + minSpread - k.spread) / maxSpread)
 			} else {
-				score += weight.spread * fwk.MaxNodeScore
+				score += weight.spread * fwk.MaxScore
 			}
 		}
 		if maxLike > minLike {
 			// In the order of upstream's operations: the result is cut off, not rounded.
 			part := float64(k.like-minLike) / float64(maxLike-minLike)
-			score += weight.affinity * int64(float64(fwk.MaxNodeScore)*part)
+			score += weight.affinity * int64(float64(fwk.MaxScore)*part)
 		}
 		if score > top {
 			best, top = i, score

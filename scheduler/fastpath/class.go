@@ -149,9 +149,7 @@ func newClass(ctx context.Context, p *profile, n *nodes, pod *corev1.Pod, d dema
 // sync brings what is known about nodes up to date. social: some pod on a node has rules about others.
 // images: some node has one of the class's.
 func (c *class) sync(ctx context.Context, social, images bool) error {
-	if images != c.hasImages {
-		c.hasImages, c.rows = images, nil
-	}
+	c.hasImages = images
 	if c.plain = c.local && !images && !social; c.plain {
 		c.rows, c.generation = nil, nil
 		c.groups.reset()

@@ -104,7 +104,7 @@ func (a *allocation) score(l *load, d *demand) int64 {
 		if !a.most {
 			requested = capacity - requested
 		}
-		score += requested * fwk.MaxNodeScore / capacity * weight
+		score += requested * fwk.MaxScore / capacity * weight
 		weights += weight
 	}
 	add(l.scoredCPU+d.scoredCPU, l.cpu, a.cpuWeight)
@@ -117,7 +117,7 @@ func (a *allocation) score(l *load, d *demand) int64 {
 
 // balance is upstream's score of how much evener a node's use of cpu and memory gets.
 func (l *load) balance(d *demand) int64 {
-	const half = fwk.MaxNodeScore / 2
+	const half = fwk.MaxScore / 2
 	after := evenness(l.usedCPU+d.cpu, l.cpu, l.usedMemory+d.memory, l.memory)
 	before := evenness(l.usedCPU, l.cpu, l.usedMemory, l.memory)
 	return half + (half+after-before)/2
@@ -128,5 +128,5 @@ func evenness(cpu, allCPU, memory, allMemory int64) int64 {
 	if allCPU != 0 && allMemory != 0 {
 		deviation = math.Abs((min(float64(cpu)/float64(allCPU), 1) - min(float64(memory)/float64(allMemory), 1)) / 2)
 	}
-	return int64((1 - deviation) * float64(fwk.MaxNodeScore))
+	return int64((1 - deviation) * float64(fwk.MaxScore))
 }

@@ -56,7 +56,8 @@ type kindKey struct {
 }
 
 // maxMade and maxShapes bound what is remembered of kinds and shapes that no node has any more.
-const maxMade, maxShapes = 1 << 17, 1 << 16
+// Classes keep 32 bytes for each kind that was ever made.
+const maxMade, maxShapes = 1 << 14, 1 << 14
 
 // refresh follows the snapshot. It must see every snapshot that a decision is made on. It returns the epoch.
 func (n *nodes) refresh(list []fwk.NodeInfo) int {

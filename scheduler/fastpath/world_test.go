@@ -53,6 +53,11 @@ func newWorld(ctx context.Context, seed uint64) *world {
 	}
 	for range 3 + w.random.IntN(6) {
 		template := w.randomPod()
+		if len(w.templates) > 0 && w.chance(30) {
+			// Two templates that differ in labels only.
+			template = w.templates[len(w.templates)-1].DeepCopy()
+			template.Labels["app"], template.Labels["tier"] = pick(w.random, "web", "cache"), pick(w.random, "front", "back")
+		}
 		if w.chance(40) && template.Namespace == "default" {
 			template.Labels["set"] = "yes"
 			template.OwnerReferences = []metav1.OwnerReference{{
@@ -171,11 +176,17 @@ func (w *world) change() {
 		w.updatePod(func(p *corev1.Pod) { p.Labels["app"] = pick(w.random, "web", "cache") })
 	case 4: // a node changes, perhaps moves
 		w.updateNode(func(n *corev1.Node) *corev1.Node { return w.randomNode(n.Name) })
-	case 5, 6: // a node reports, and nothing changed but its taints, perhaps
+	case 5, 6: // a node reports, and nothing changed but its taints and images, perhaps
 		w.updateNode(func(n *corev1.Node) *corev1.Node {
 			same := n.DeepCopy()
 			if w.chance(50) {
 				same.Spec.Taints = nil
+			}
+			switch { // an image was pulled, or all are gone
+			case w.chance(20):
+				same.Status.Images = []corev1.ContainerImage{{Names: []string{pick(w.random, "web:1", "cache:latest")}, SizeBytes: 700 << 20}}
+			case w.chance(40):
+				same.Status.Images = nil
 			}
 			return same
 		})

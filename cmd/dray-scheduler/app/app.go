@@ -32,6 +32,8 @@ type Config struct {
 	RESTConfig *rest.Config
 	// ConfigFile is an optional KubeSchedulerConfiguration: profiles, plugins, extenders.
 	ConfigFile string
+	// OneByOne turns the fast path off.
+	OneByOne bool
 	// LeaderElect lets one of several processes schedule and the others stand by.
 	LeaderElect bool
 	// LeaseNamespace is where the leader's Lease lives.
@@ -72,6 +74,7 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 	flags := command.Flags()
 	flags.StringVar(&config.Kubeconfig, "kubeconfig", "", "kubeconfig file of the API server (default: the pod's service account)")
 	flags.StringVar(&config.ConfigFile, "config", "", "KubeSchedulerConfiguration file (default: kube-scheduler's defaults)")
+	flags.BoolVar(&config.OneByOne, "one-by-one", false, "evaluate nodes for every pod anew, without the fast path for alike pods: the same decisions, slowly")
 	flags.BoolVar(&config.LeaderElect, "leader-elect", false, "schedule only while holding the Lease "+leaseName+"; needed when several run")
 	flags.StringVar(&config.LeaseNamespace, "leader-elect-namespace", "drayage-system", "namespace of the Lease")
 	config.defaultElection()
@@ -89,7 +92,7 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	schedulerConfig := scheduler.Config{RESTConfig: rest.AddUserAgent(restConfig, "dray-scheduler")}
+	schedulerConfig := scheduler.Config{RESTConfig: rest.AddUserAgent(restConfig, "dray-scheduler"), OneByOne: config.OneByOne}
 	if config.ConfigFile != "" {
 		if schedulerConfig.Configuration, err = scheduler.LoadConfiguration(config.ConfigFile); err != nil {
 			return err
