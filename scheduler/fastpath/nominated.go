@@ -23,6 +23,7 @@ func newNominations(q queue.SchedulingQueue) *nominations {
 	return &nominations{SchedulingQueue: q, nodes: map[string]struct{}{}}
 }
 
+// note comes after the queue's own call: pending forgets nodes of which the queue knows no nomination.
 func (n *nominations) note(node string) {
 	if node == "" {
 		return
@@ -34,29 +35,29 @@ func (n *nominations) note(node string) {
 
 // Add notes the pod's nomination, if it has one.
 func (n *nominations) Add(ctx context.Context, pod *corev1.Pod) {
-	n.note(pod.Status.NominatedNodeName)
 	n.SchedulingQueue.Add(ctx, pod)
+	n.note(pod.Status.NominatedNodeName)
 }
 
 // Update notes the pod's nomination, if it has one.
 func (n *nominations) Update(ctx context.Context, oldPod, newPod *corev1.Pod) {
-	n.note(newPod.Status.NominatedNodeName)
 	n.SchedulingQueue.Update(ctx, oldPod, newPod)
+	n.note(newPod.Status.NominatedNodeName)
 }
 
 // AddNominatedPod notes the nomination.
 func (n *nominations) AddNominatedPod(logger klog.Logger, pod fwk.PodInfo, info *fwk.NominatingInfo) {
+	n.SchedulingQueue.AddNominatedPod(logger, pod, info)
 	n.note(pod.GetPod().Status.NominatedNodeName)
 	if info != nil {
 		n.note(info.NominatedNodeName)
 	}
-	n.SchedulingQueue.AddNominatedPod(logger, pod, info)
 }
 
 // UpdateNominatedPod notes the nomination.
 func (n *nominations) UpdateNominatedPod(logger klog.Logger, oldPod *corev1.Pod, newPod fwk.PodInfo) {
-	n.note(newPod.GetPod().Status.NominatedNodeName)
 	n.SchedulingQueue.UpdateNominatedPod(logger, oldPod, newPod)
+	n.note(newPod.GetPod().Status.NominatedNodeName)
 }
 
 // pending reports whether any node is promised to a pod.

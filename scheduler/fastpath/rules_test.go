@@ -1,0 +1,59 @@
+package fastpath_test
+
+import (
+	"context"
+	"fmt"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"drayage.dev/scheduler/fastpath"
+)
+
+var _ = Describe("a class that was used before", func() {
+	// Its nodes are in groups by then, which do not tell zones apart until somebody's rule does.
+	for feared := range 6 {
+		It(fmt.Sprintf("follows the first rule of another pod about zones, on node %d", feared), func(ctx context.Context) {
+			c, err := newCluster(ctx, true)
+			Expect(err).NotTo(HaveOccurred())
+			for n := range 6 {
+				name := fmt.Sprint("node-", n)
+				c.scheduler.Cache.AddNode(c.logger(), &corev1.Node{
+					ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+						corev1.LabelHostname: name, corev1.LabelTopologyZone: fmt.Sprint("zone-", n%2),
+					}},
+					Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+						corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("110"),
+					}},
+				})
+			}
+			web := benchPod()
+			selector := &metav1.LabelSelector{MatchLabels: web.Labels}
+			web.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+				MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: selector,
+			}}
+			fast := fastpath.Decided("fast", "")
+			for n := range 4 {
+				if n == 2 {
+					hermit := newTemplate(map[string]string{"app": "hermit"})
+					hermit.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+						RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelTopologyZone, LabelSelector: selector}},
+					}}
+					_, err := c.place(c.stamp(hermit), fmt.Sprint("node-", feared))
+					Expect(err).NotTo(HaveOccurred())
+				}
+				pod := c.stamp(web)
+				best := c.best(ctx, pod)
+				node, err := c.decide(ctx, pod)
+				Expect(err).NotTo(HaveOccurred())
+				Expect(best).To(HaveKey(node), "pod %d", n)
+				_, err = c.place(pod, node)
+				Expect(err).NotTo(HaveOccurred())
+			}
+			Expect(fastpath.Decided("fast", "")).To(Equal(fast + 4))
+		})
+	}
+})
