@@ -12,12 +12,15 @@
 // is counted anew and the difference goes into its domain.
 //
 // Nodes with equal rows form a group, and a placement evaluates groups (choose.go): raw scores are kept
-// and normalised anew over all feasible nodes, as with percentageOfNodesToScore=100.
+// and normalised anew over all feasible nodes, as with percentageOfNodesToScore=100. Classes without rules
+// about other pods do not even need rows: they evaluate kinds of nodes, which all classes share (nodes.go).
 //
 // Nothing is bound on this package's word alone: PreFilter and Filter of upstream's plugins confirm the
-// chosen node on the live snapshot. When they disagree, or when no node is found, upstream decides, and a
-// metric counts the disagreement. Pods, profiles and moments that the package does not treat
-// (supported.go) go upstream's way from the start; a metric counts the reasons.
+// chosen node on the live snapshot. Two of them visit all nodes for a pod with required rules about other
+// pods, which costs what a class saves: these two confirm a sample then, and all others every pod. When
+// upstream disagrees, or when no node is found, upstream decides, and a metric counts the disagreement.
+// Pods, profiles and moments that the package does not treat (supported.go) go upstream's way from the
+// start; a metric counts the reasons.
 //
 // The caller is package scheduler. The package is driven by the one goroutine that runs scheduling
 // cycles, never writes to the API, and keeps no state that a restart would miss.
