@@ -32,7 +32,7 @@ func (r *Reporter) conditions(problems []string) []corev1.NodeCondition {
 	space, err := diskOf(r.config.DataDir)
 	lowDisk := err == nil && (space.free*100 < space.bytes*minDiskPercent || space.inodes > 0 && space.inodesFree*100 < space.inodes*minInodesPercent)
 	lowPIDs := r.machine.pidMax > 0 && processes()*100 > r.machine.pidMax*(100-minPIDsFreePercent)
-	return []corev1.NodeCondition{
+	conditions := []corev1.NodeCondition{
 		condition(corev1.NodeMemoryPressure, lowMemory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory",
 			"the machine has less than 100 MiB of memory available", "the machine has enough memory available"),
 		condition(corev1.NodeDiskPressure, lowDisk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure",
@@ -42,6 +42,17 @@ func (r *Reporter) conditions(problems []string) []corev1.NodeCondition {
 		condition(corev1.NodeReady, len(problems) == 0, "KubeletReady", "KubeletNotReady",
 			"the agent is ready to run pods", strings.Join(problems, "; ")),
 	}
+	if r.config.Network != nil {
+		err := r.config.Network()
+		message := ""
+		if err != nil {
+			message = err.Error()
+		}
+		// Reasons are those of upstream's route controller.
+		conditions = append(conditions, condition(corev1.NodeNetworkUnavailable, err != nil, "NoRouteCreated", "RouteCreated",
+			message, "pods reach the pods of every other node"))
+	}
+	return conditions
 }
 
 // processes counts the machine's tasks: the second number of the fourth field of /proc/loadavg.

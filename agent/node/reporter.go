@@ -62,6 +62,9 @@ type Config struct {
 	StreamingPort int32
 	// Checks are asked whether the node can run pods; an error is shown to users.
 	Checks []func(ctx context.Context) error
+	// Network says what keeps pods from reaching those of other nodes; nil where it is not Drayage's to
+	// say. It is the condition NetworkUnavailable.
+	Network func() error
 	// Images lists what the node has pulled, bounded by the caller; nil means none.
 	Images func(ctx context.Context) ([]corev1.ContainerImage, error)
 	Clock  clock.WithTicker

@@ -55,7 +55,7 @@ func cleanLinks(handle *netlink.Handle) error {
 	}
 	var errs []error
 	for _, link := range links {
-		if name := link.Attrs().Name; !OwnsPodLink(name) && name != ServiceLink {
+		if name := link.Attrs().Name; !OwnsPodLink(name) && name != ServiceLink && name != TunnelLink {
 			continue
 		}
 		if err := handle.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {

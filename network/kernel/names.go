@@ -13,6 +13,14 @@ const (
 	// ServiceLink is the link behind ServiceRouteTable.
 	ServiceLink = "drayage-svc"
 
+	// TunnelLink is the VXLAN device over which nodes reach each other that share no link.
+	TunnelLink = "drayage-vxlan"
+
+	// TunnelRouteTable is the routing table by which pods reach the addresses of nodes behind the
+	// tunnel, and TunnelRulePriority that of the rule that leads there.
+	TunnelRouteTable   = 14201
+	TunnelRulePriority = 14201
+
 	// PodNetTable is the nftables table of pod wiring: masquerade, and refusal of service addresses
 	// that nothing serves.
 	PodNetTable = "drayage-podnet"

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -16,9 +17,19 @@ import (
 // it should hold (the name of an empty chain), so that taking it over costs a few reads.
 type Ruleset struct {
 	Table  *nftables.Table
+	Sets   []Set
 	Chains []*nftables.Chain
 	Rules  []*nftables.Rule
 }
+
+// Set is a set of a Ruleset, with everything that is in it. Rules refer to it by its name.
+type Set struct {
+	*nftables.Set
+	Keys [][]byte
+}
+
+// setChunk is how many elements go into one message: an attribute holds 64 KiB.
+const setChunk = 1000
 
 // NativeUint32 encodes a number as the kernel's registers hold it.
 func NativeUint32(value uint32) []byte { return binary.NativeEndian.AppendUint32(nil, value) }
@@ -41,6 +52,11 @@ func (r Ruleset) Ensure(ns *Namespace) error {
 	conn.AddTable(r.Table)
 	conn.DelTable(r.Table)
 	conn.AddTable(r.Table)
+	for _, set := range r.Sets {
+		if err := set.queue(conn); err != nil {
+			return fmt.Errorf("encoding set %s: %w", set.Name, err)
+		}
+	}
 	for _, chain := range append(r.Chains, &nftables.Chain{Name: mark, Table: r.Table}) {
 		conn.AddChain(chain)
 	}
@@ -53,8 +69,27 @@ func (r Ruleset) Ensure(ns *Namespace) error {
 	return nil
 }
 
+func (s Set) queue(conn *nftables.Conn) error {
+	if err := conn.AddSet(s.Set, nil); err != nil {
+		return err
+	}
+	for part := range slices.Chunk(s.Keys, setChunk) {
+		var elements []nftables.SetElement
+		for _, key := range part {
+			elements = append(elements, nftables.SetElement{Key: key})
+		}
+		if err := conn.SetAddElements(s.Set, elements); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r Ruleset) fingerprint() (string, error) {
 	sum := sha256.New()
+	for _, set := range r.Sets {
+		fmt.Fprintf(sum, "set %s %s %x\n", set.Name, set.KeyType.Name, set.Keys)
+	}
 	for _, chain := range r.Chains {
 		fmt.Fprintf(sum, "chain %s %s %d %d\n", chain.Name, chain.Type, *chain.Hooknum, *chain.Priority)
 	}

@@ -28,6 +28,7 @@ func (m *Manager) setupNode(_ context.Context) error {
 		m.routeRanges(),
 		m.routeServices(),
 		m.ensureTable(),
+		m.routePeers(),
 		m.sweepLinks(),
 	)
 }

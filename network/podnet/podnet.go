@@ -59,6 +59,11 @@ type Manager struct {
 	// anyway, so pods would not be wired faster side by side.
 	mu    sync.Mutex
 	cidrs []netip.Prefix
+	// peers are the other nodes, sorted by name; heard says that they were told of, ever.
+	peers []Peer
+	heard bool
+	// peerErr is why the last attempt to route to peers was not complete.
+	peerErr error
 }
 
 // New opens the node's addresses and network namespace. It changes nothing in the kernel. Close ends it.
@@ -80,6 +85,9 @@ func New(cfg Config) (*Manager, error) {
 	if content, err := os.ReadFile(m.cidrFile()); err == nil {
 		_ = json.Unmarshal(content, &m.cidrs)
 	}
+	if content, err := os.ReadFile(m.peerFile()); err == nil {
+		m.heard = json.Unmarshal(content, &m.peers) == nil
+	}
 	return m, nil
 }
 
@@ -100,19 +108,24 @@ func (m *Manager) SetPodCIDRs(ctx context.Context, cidrs []netip.Prefix) error {
 	if len(cidrs) == 0 || slices.Equal(m.cidrs, cidrs) {
 		return nil
 	}
-	content, err := json.Marshal(cidrs)
-	if err != nil {
-		return fmt.Errorf("encoding pod CIDRs: %w", err)
-	}
-	temporary := m.cidrFile() + ".tmp"
-	if err := os.WriteFile(temporary, content, 0o600); err != nil {
-		return fmt.Errorf("remembering pod CIDRs: %w", err)
-	}
-	if err := os.Rename(temporary, m.cidrFile()); err != nil {
+	if err := remember(m.cidrFile(), cidrs); err != nil {
 		return fmt.Errorf("remembering pod CIDRs: %w", err)
 	}
 	m.cidrs = slices.Clone(cidrs)
 	return m.setupNode(ctx)
+}
+
+// remember writes a value to a file, wholly or not at all.
+func remember(file string, value any) error {
+	content, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	temporary := file + ".tmp"
+	if err := os.WriteFile(temporary, content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, file)
 }
 
 // owner is a sandbox's key: a pod whose sandbox is made again gets a new address, and the late removal

@@ -2,6 +2,7 @@ package podnet_test
 
 import (
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/google/nftables"
@@ -67,4 +68,12 @@ func state(lab *netlab.Node) (string, error) {
 		fmt.Fprintln(&out, "table", table.Name)
 	}
 	return out.String(), err
+}
+
+func mustIPNet(text string) *net.IPNet {
+	_, parsed, err := net.ParseCIDR(text)
+	if err != nil {
+		panic(err)
+	}
+	return parsed
 }

@@ -10,8 +10,11 @@ import (
 	"drayage.dev/network/kernel"
 )
 
+// nodesSet is the set of the other nodes' addresses.
+const nodesSet = "nodes"
+
 // ensureTable holds the table "drayage-podnet" (IPv4): pods' packets to the outside leave with the
-// node's address, and the node's own packets to a service address that no service claims are refused.
+// node's address, those to pods, services and nodes with the pod's own, and the node's own packets to a service address that no service claims are refused.
 func (m *Manager) ensureTable() error {
 	table := &nftables.Table{Name: kernel.PodNetTable, Family: nftables.TableFamilyIPv4}
 	accept := nftables.ChainPolicyAccept
@@ -23,7 +26,8 @@ func (m *Manager) ensureTable() error {
 		Name: "output", Table: table, Type: nftables.ChainTypeFilter, Policy: &accept,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
 	}
-	ruleset := kernel.Ruleset{Table: table, Chains: []*nftables.Chain{postrouting, output}}
+	nodes := kernel.Set{Set: &nftables.Set{Name: nodesSet, Table: table, KeyType: nftables.TypeIPAddr}, Keys: m.peerAddresses4()}
+	ruleset := kernel.Ruleset{Table: table, Sets: []kernel.Set{nodes}, Chains: []*nftables.Chain{postrouting, output}}
 	for _, cidr := range only4(m.cidrs) {
 		match := inPrefix(sourceOffset, cidr, expr.CmpOpEq)
 		for _, ranges := range [][]netip.Prefix{m.cfg.PodRanges, m.cfg.ServiceRanges, m.cidrs} {
@@ -31,9 +35,10 @@ func (m *Manager) ensureTable() error {
 				match = append(match, inPrefix(destinationOffset, prefix, expr.CmpOpNeq)...)
 			}
 		}
-		ruleset.Rules = append(ruleset.Rules, &nftables.Rule{
-			Table: table, Chain: postrouting, Exprs: append(match, &expr.Masq{}),
-		})
+		match = append(match,
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destinationOffset, Len: 4},
+			&expr.Lookup{SourceRegister: 1, SetName: nodesSet, Invert: true}, &expr.Masq{})
+		ruleset.Rules = append(ruleset.Rules, &nftables.Rule{Table: table, Chain: postrouting, Exprs: match})
 	}
 	for _, prefix := range only4(m.cfg.ServiceRanges) {
 		// A reset reaches the connecting process at once; an ICMP error would find its socket busy

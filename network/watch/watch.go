@@ -32,12 +32,12 @@ type Handler interface {
 // it waits and says nothing.
 func Run(ctx context.Context, config *rest.Config, handler Handler, synced func()) error {
 	codecs := serializer.NewCodecFactory(scheme.New())
-	services, err := follow(ctx, config, codecs, dcorev1.GroupVersion, "services", &dcorev1.Service{},
+	services, err := follow(ctx, config, codecs, dcorev1.GroupVersion, "services", &dcorev1.Service{}, withoutManagedFields,
 		func(o runtime.Object) { handler.SetService(o.(*dcorev1.Service)) }, handler.DeleteService)
 	if err != nil {
 		return err
 	}
-	slices, err := follow(ctx, config, codecs, ddiscoveryv1.GroupVersion, "endpointslices", &ddiscoveryv1.EndpointSlice{},
+	slices, err := follow(ctx, config, codecs, ddiscoveryv1.GroupVersion, "endpointslices", &ddiscoveryv1.EndpointSlice{}, withoutManagedFields,
 		func(o runtime.Object) { handler.SetEndpointSlice(o.(*ddiscoveryv1.EndpointSlice)) }, handler.DeleteEndpointSlice)
 	if err != nil {
 		return err
@@ -50,6 +50,36 @@ func Run(ctx context.Context, config *rest.Config, handler Handler, synced func(
 	return nil
 }
 
+// Nodes tells set of every Node that is there and then of every change, and remove of those that go,
+// until ctx ends; synced is called once, as Run calls it. Both are called from one goroutine. Of the
+// objects only names, pod ranges and addresses are kept.
+func Nodes(ctx context.Context, config *rest.Config, set func(*dcorev1.Node), remove func(name string), synced func()) error {
+	nodes, err := follow(ctx, config, serializer.NewCodecFactory(scheme.New()), dcorev1.GroupVersion, "nodes", &dcorev1.Node{}, onlyNetwork,
+		func(o runtime.Object) { set(o.(*dcorev1.Node)) }, func(name types.NamespacedName) { remove(name.Name) })
+	if err != nil {
+		return err
+	}
+	if cache.WaitForCacheSync(ctx.Done(), nodes.told) {
+		synced()
+	}
+	<-nodes.done
+	return nil
+}
+
+// onlyNetwork drops what the network has no use for: images alone are kilobytes, and every node keeps
+// all nodes.
+func onlyNetwork(o any) (any, error) {
+	node, ok := o.(*dcorev1.Node)
+	if !ok {
+		return o, nil
+	}
+	kept := &dcorev1.Node{}
+	kept.Name, kept.UID, kept.ResourceVersion = node.Name, node.UID, node.ResourceVersion
+	kept.Spec.PodCIDR, kept.Spec.PodCIDRs = node.Spec.PodCIDR, node.Spec.PodCIDRs
+	kept.Status.Addresses = node.Status.Addresses
+	return kept, nil
+}
+
 // followed is one kind's watch: whether the handler was told of all that was there, and its end.
 type followed struct {
 	told cache.InformerSynced
@@ -57,7 +87,7 @@ type followed struct {
 }
 
 func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFactory, group schema.GroupVersion,
-	resource string, example runtime.Object, set func(runtime.Object), remove func(types.NamespacedName),
+	resource string, example runtime.Object, keep cache.TransformFunc, set func(runtime.Object), remove func(types.NamespacedName),
 ) (followed, error) {
 	config = rest.CopyConfig(config)
 	config.APIPath, config.GroupVersion = "/apis", &group
@@ -68,7 +98,7 @@ func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFac
 	}
 	informer := cache.NewSharedIndexInformer(
 		cache.NewListWatchFromClient(client, resource, "", fields.Everything()), example, 0, cache.Indexers{})
-	if err := informer.SetTransform(withoutManagedFields); err != nil {
+	if err := informer.SetTransform(keep); err != nil {
 		return followed{}, fmt.Errorf("preparing the watch of %s: %w", resource, err)
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{

@@ -27,6 +27,9 @@ import (
 type Options struct {
 	// Nodes is how many nodes are started, named n1, n2, ...; 0 means 1.
 	Nodes int
+	// Routed is how many of the nodes, the last ones, are on a subnet of their own behind a router that
+	// knows no pod. No node has a default route.
+	Routed int
 	// ServerArgs, ManagerArgs, SchedulerArgs and AgentArgs are added to the components' command lines.
 	ServerArgs, ManagerArgs, SchedulerArgs, AgentArgs []string
 }
@@ -51,6 +54,21 @@ type Cluster struct {
 	token     string
 	namespace []*Namespace
 }
+
+// subnet is one link of the fabric.
+type subnet struct{ netip.Prefix }
+
+// router is the router's address on the subnet.
+func (s subnet) router() netip.Addr { return s.host(1) }
+
+func (s subnet) host(number byte) netip.Addr {
+	address := s.Addr().As4()
+	address[3] = number
+	return netip.AddrFrom4(address)
+}
+
+// subnets are that of the control plane and most nodes, and that behind the router.
+var subnets = [2]subnet{{netip.MustParsePrefix("172.30.0.0/24")}, {netip.MustParsePrefix("172.31.0.0/24")}}
 
 const (
 	serverAddress = "172.30.0.2"
@@ -94,7 +112,14 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		return err
 	}
 	c.namespace = append(c.namespace, c.fabric.Namespace)
-	if c.server, err = c.newHost("server", netip.MustParsePrefix(serverAddress+"/24")); err != nil {
+	if c.options.Routed > 0 {
+		router, err := c.fabric.newRouter(c.id + "-router")
+		if err != nil {
+			return err
+		}
+		c.namespace = append(c.namespace, router)
+	}
+	if c.server, err = c.newHost("server", 0, netip.MustParseAddr(serverAddress)); err != nil {
 		return err
 	}
 	if err := c.startControlPlane(ctx); err != nil {
@@ -118,14 +143,17 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// newHost makes a namespace on the fabric.
-func (c *Cluster) newHost(name string, address netip.Prefix) (*Namespace, error) {
+// newHost makes a namespace on a subnet of the fabric.
+func (c *Cluster) newHost(name string, on int, address netip.Addr) (*Namespace, error) {
 	namespace, err := NewNamespace(c.id + "-" + name)
 	if err != nil {
 		return nil, err
 	}
 	c.namespace = append(c.namespace, namespace)
-	return namespace, c.fabric.join(namespace, name, address)
+	if err := c.fabric.join(namespace, "eth0", name, on, netip.PrefixFrom(address, subnets[on].Bits())); err != nil || c.options.Routed == 0 {
+		return namespace, err
+	}
+	return namespace, namespace.route(subnets[1-on].Prefix, subnets[on].router())
 }
 
 func (c *Cluster) startControlPlane(ctx context.Context) error {

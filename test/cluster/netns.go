@@ -110,10 +110,10 @@ func ignore(err error, ignored ...error) error {
 	return err
 }
 
-// fabric is the namespace with the bridge that joins the others.
+// fabric is the namespace with the bridges that join the others, one for each subnet.
 type fabric struct {
 	*Namespace
-	bridge *netlink.Bridge
+	bridges [2]*netlink.Bridge
 }
 
 func newFabric(name string) (*fabric, error) {
@@ -121,25 +121,31 @@ func newFabric(name string) (*fabric, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fabric{Namespace: namespace, bridge: &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "fabric"}}}
+	f := &fabric{Namespace: namespace}
 	err = f.Do(func() error {
-		if err := netlink.LinkAdd(f.bridge); err != nil {
-			return err
+		for i := range f.bridges {
+			f.bridges[i] = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("fabric%d", i)}}
+			if err := netlink.LinkAdd(f.bridges[i]); err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(f.bridges[i]); err != nil {
+				return err
+			}
 		}
-		return netlink.LinkSetUp(f.bridge)
+		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("making the bridge: %w", err), namespace.Delete())
+		return nil, errors.Join(fmt.Errorf("making the bridges: %w", err), namespace.Delete())
 	}
 	return f, nil
 }
 
-// join gives a namespace an uplink eth0 with an address on the bridge. port names the bridge's end.
-func (f *fabric) join(n *Namespace, port string, address netip.Prefix) error {
+// join gives a namespace the named uplink with an address on a subnet's bridge. port names the bridge's end.
+func (f *fabric) join(n *Namespace, uplinkName, port string, subnet int, address netip.Prefix) error {
 	err := f.Do(func() error {
 		link := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: f.bridge.Index},
-			PeerName:  "eth0", PeerNamespace: netlink.NsFd(n.handle),
+			LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: f.bridges[subnet].Index},
+			PeerName:  uplinkName, PeerNamespace: netlink.NsFd(n.handle),
 		}
 		if err := netlink.LinkAdd(link); err != nil {
 			return err
@@ -150,7 +156,7 @@ func (f *fabric) join(n *Namespace, port string, address netip.Prefix) error {
 		return fmt.Errorf("joining %s to the fabric: %w", n.Name, err)
 	}
 	return n.Do(func() error {
-		uplink, err := netlink.LinkByName("eth0")
+		uplink, err := netlink.LinkByName(uplinkName)
 		if err != nil {
 			return err
 		}
@@ -160,6 +166,37 @@ func (f *fabric) join(n *Namespace, port string, address netip.Prefix) error {
 		}
 		return netlink.LinkSetUp(uplink)
 	})
+}
+
+// route gives a namespace a route to the other subnet.
+func (n *Namespace) route(to netip.Prefix, via netip.Addr) error {
+	err := n.Do(func() error {
+		return netlink.RouteAdd(&netlink.Route{
+			Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), to.Addr().BitLen())}, Gw: via.AsSlice(),
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("routing %s in %s: %w", to, n.Name, err)
+	}
+	return nil
+}
+
+// newRouter joins the two subnets by a namespace that forwards between them and knows nothing else.
+func (f *fabric) newRouter(name string) (*Namespace, error) {
+	router, err := NewNamespace(name)
+	if err != nil {
+		return nil, err
+	}
+	for i, subnet := range subnets {
+		link := fmt.Sprintf("eth%d", i)
+		if err := f.join(router, link, "router"+link, i, netip.PrefixFrom(subnet.router(), subnet.Bits())); err != nil {
+			return nil, errors.Join(err, router.Delete())
+		}
+	}
+	if err := router.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("letting %s forward: %w", name, err), router.Delete())
+	}
+	return router, nil
 }
 
 // setPort switches the bridge's end of an uplink on or off.

@@ -40,8 +40,12 @@ type Node struct {
 
 func (c *Cluster) newNode(number int) (*Node, error) {
 	name := "n" + strconv.Itoa(number)
-	address := netip.AddrFrom4([4]byte{172, 30, 0, byte(10 + number)})
-	namespace, err := c.newHost(name, netip.PrefixFrom(address, 24))
+	on := 0
+	if number > c.options.Nodes-c.options.Routed {
+		on = 1
+	}
+	address := subnets[on].host(byte(10 + number))
+	namespace, err := c.newHost(name, on, address)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +117,16 @@ func (n *Node) Partition() error { return n.cluster.fabric.setPort(n.port, false
 
 // Heal ends a partition.
 func (n *Node) Heal() error { return n.cluster.fabric.setPort(n.port, true) }
+
+// PowerCut does to the rest of the cluster what a power cut of the node does: from one instant on nothing
+// comes from it. Then everything that runs on it is killed. Start of the Agent, after Heal, is the power's
+// return.
+func (n *Node) PowerCut() error {
+	if err := n.Partition(); err != nil {
+		return err
+	}
+	return n.close()
+}
 
 // close ends the agent and removes what runs on the node, as `dray clean-node` does on a machine.
 func (n *Node) close() error {

@@ -36,6 +36,7 @@ func (a *agent) nodeConfig(runtimeVersion string) agentnode.Config {
 		Name: a.NodeName, Hostname: a.hostname, Addresses: a.addresses, Labels: a.NodeLabels, Slot: corev1.ResourceList(a.slot), Reserved: a.reserved,
 		MaxPods: a.MaxPods, DataDir: a.agentDir(), RuntimeVersion: runtimeVersion, StreamingPort: a.streamingPort,
 		Checks: []func(context.Context) error{a.runtimeReady, a.networkReady}, Images: a.reportedImages,
+		Network: func() error { return a.network.Ready() },
 	}
 }
 

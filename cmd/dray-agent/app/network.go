@@ -12,6 +12,7 @@ import (
 	"drayage.dev/network/cniserver"
 	"drayage.dev/network/detached"
 	"drayage.dev/network/nftables"
+	"drayage.dev/network/peers"
 	"drayage.dev/network/podnet"
 	"drayage.dev/network/proxy"
 )
@@ -42,6 +43,11 @@ func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc
 	})
 	a.part(ctx, cancel, "keeping the network", a.network.Run)
 	a.part(ctx, cancel, "keeping the services", a.proxy.Run)
+	a.part(ctx, cancel, "following the other nodes", func(ctx context.Context) error {
+		return peers.Follow(ctx, peers.Config{
+			Node: a.NodeName, RESTConfig: a.rest, Network: a.network, Told: a.reporter.Nudge, Log: a.log.WithName("network"),
+		})
+	})
 	if a.Kubeconfig == "" || len(a.dns) == 0 {
 		// A process of its own needs a way to the API of its own.
 		return nil
