@@ -82,8 +82,8 @@ type PodObjects interface {
 	PullSecrets(ctx context.Context, pod types.UID) ([]string, error)
 }
 
-// Withdrawal knows when a terminating pod is gone from the service proxies. The network room's proxy
-// satisfies it.
+// Withdrawal knows when a terminating pod is gone from the service proxies of all Ready nodes. The network
+// room's withdrawal.Client satisfies it.
 type Withdrawal interface {
 	// Await returns nil when no proxy sends the pod new connections any more, or ctx's error. The
 	// caller bounds the wait.

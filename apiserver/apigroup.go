@@ -15,12 +15,15 @@ import (
 	podrest "k8s.io/kubernetes/pkg/registry/core/pod/rest"
 
 	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
+	"drayage.dev/apiserver/applied"
 	"drayage.dev/apiserver/podobjects"
 )
 
 // LongRunning returns the subresources, beyond upstream's own, whose requests stay open for as long as
 // their client likes: the server that installs the group must not time them out.
-func LongRunning() []string { return []string{subresourcesv1alpha1.PodObjectsSubresource} }
+func LongRunning() []string {
+	return []string{subresourcesv1alpha1.PodObjectsSubresource, subresourcesv1alpha1.AppliedSubresource}
+}
 
 // Config is what the group needs of the server that installs it.
 type Config struct {
@@ -53,6 +56,10 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	if err != nil {
 		return nil, err
 	}
+	ledger := applied.New()
+	if err := ledger.Follow(ctx, config.Client); err != nil {
+		return nil, err
+	}
 
 	gv := subresourcesv1alpha1.GroupVersion
 	pods := reader.pods()
@@ -73,6 +80,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker, agents: config.NodeServiceAccount},
+		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount},
 	}
 	return &info, nil
 }

@@ -50,7 +50,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 func grantNodes(ctx context.Context, to client.Client) {
 	GinkgoHelper()
 	allow(ctx, to, "spec:nodes", rbacv1.Subject{Kind: "Group", Name: dcorev1.NodesGroup, APIGroup: rbacv1.GroupName},
-		rule("get", "nodes/podobjects"), rule("create", "nodes/podtokens"))
+		rule("get", "nodes/podobjects"), rule("create", "nodes/podtokens"), rule("get", "nodes/applied"), rule("create", "nodes/applied"))
 }
 
 // withoutRoles leaves the product's own roles out: each spec grants what it is about.

@@ -165,7 +165,7 @@ func (r *replacement) replace() {
 		r.Store.DeleteService(name)
 	}
 	for _, name := range slices {
-		r.Store.DeleteEndpointSlice(name)
+		r.Store.DeleteEndpointSlice(name, "")
 	}
 	r.seen = nil
 	r.Store.SetKnown()

@@ -136,7 +136,7 @@ func (s *Store) SetEndpointSlice(object *ddiscoveryv1.EndpointSlice) {
 }
 
 // DeleteEndpointSlice removes a slice.
-func (s *Store) DeleteEndpointSlice(name types.NamespacedName) {
+func (s *Store) DeleteEndpointSlice(name types.NamespacedName, _ string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropSlice(name)

@@ -66,7 +66,9 @@ var _ = Describe("Follow", func() {
 		network := &recorder{}
 		run, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- peers.Follow(run, peers.Config{Node: "self", RESTConfig: api.Config, Network: network}) }()
+		go func() {
+			done <- peers.Follow(run, peers.Config{Node: "self", RESTConfig: api.Config, Network: network})
+		}()
 		expected := podnet.Peer{
 			Name: "other", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
 			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},

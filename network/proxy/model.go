@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,8 +23,11 @@ type Model struct {
 	// slice that is deleted or relabelled.
 	slices map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
 	owners map[types.NamespacedName]types.NamespacedName
-	// usable counts, for each pod, the slices' endpoints that take new connections to it.
-	usable map[types.UID]int
+	// usable counts, for each pod, the slices' endpoints that take new connections to it; present counts
+	// all of its endpoints.
+	usable, present map[types.UID]int
+	// revision is the highest resource version of any slice, gone ones included.
+	revision uint64
 
 	dirty    sets.Set[types.NamespacedName]
 	compiled map[types.NamespacedName]map[spec.Key]*spec.Frontend
@@ -50,7 +54,7 @@ func NewModel(node Node) *Model {
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
 		owners:   map[types.NamespacedName]types.NamespacedName{},
-		usable:   map[types.UID]int{},
+		usable:   map[types.UID]int{}, present: map[types.UID]int{},
 		dirty:    sets.New[types.NamespacedName](),
 		compiled: map[types.NamespacedName]map[spec.Key]*spec.Frontend{},
 		claims:   map[spec.Key][]claim{},
@@ -75,7 +79,7 @@ func (m *Model) DeleteService(name types.NamespacedName) {
 func (m *Model) SetSlice(slice *discoveryv1.EndpointSlice) {
 	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
 	service := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
-	m.DeleteSlice(name)
+	m.DeleteSlice(name, slice.ResourceVersion)
 	if service.Name == "" || slice.AddressType == discoveryv1.AddressTypeFQDN {
 		return
 	}
@@ -88,8 +92,12 @@ func (m *Model) SetSlice(slice *discoveryv1.EndpointSlice) {
 	m.dirty.Insert(service)
 }
 
-// DeleteSlice takes an endpoint slice away.
-func (m *Model) DeleteSlice(name types.NamespacedName) {
+// DeleteSlice takes an endpoint slice away, whose last resource version it was.
+func (m *Model) DeleteSlice(name types.NamespacedName, resourceVersion string) {
+	// All slices come over one watch, in the order of their revisions: what is behind one is known.
+	if revision, err := strconv.ParseUint(resourceVersion, 10, 64); err == nil {
+		m.revision = max(m.revision, revision)
+	}
 	service, ok := m.owners[name]
 	if !ok {
 		return
@@ -105,15 +113,27 @@ func (m *Model) DeleteSlice(name types.NamespacedName) {
 
 func (m *Model) count(slice *discoveryv1.EndpointSlice, by int) {
 	for _, endpoint := range slice.Endpoints {
-		if endpoint.TargetRef == nil || !usable(endpoint.Conditions) {
+		if endpoint.TargetRef == nil {
 			continue
 		}
 		uid := endpoint.TargetRef.UID
+		if m.present[uid] += by; m.present[uid] == 0 {
+			delete(m.present, uid)
+		}
+		if !usable(endpoint.Conditions) {
+			continue
+		}
 		if m.usable[uid] += by; m.usable[uid] == 0 {
 			delete(m.usable, uid)
 		}
 	}
 }
+
+// Revision is the resource version up to which the model knows every slice; 0 means that it knows none.
+func (m *Model) Revision() uint64 { return m.revision }
+
+// Present tells whether any slice has the pod as an endpoint, in whatever condition.
+func (m *Model) Present(pod types.UID) bool { return m.present[pod] > 0 }
 
 // Usable tells whether any slice has the pod as an endpoint for new connections.
 func (m *Model) Usable(pod types.UID) bool { return m.usable[pod] > 0 }

@@ -163,7 +163,7 @@ var _ = Describe("Model", func() {
 		Expect(model.Usable(uid)).To(BeTrue())
 		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2", "ending")))
 		Expect(model.Usable(uid)).To(BeTrue())
-		model.DeleteSlice(types.NamespacedName{Namespace: "default", Name: "other-1"})
+		model.DeleteSlice(types.NamespacedName{Namespace: "default", Name: "other-1"}, "")
 		Expect(model.Usable(uid)).To(BeFalse())
 	})
 
@@ -206,7 +206,7 @@ func step(random *rand.Rand, model *proxy.Model, services map[string]*corev1.Ser
 		model.DeleteService(types.NamespacedName{Namespace: "default", Name: name})
 		delete(services, name)
 	case 1:
-		model.DeleteSlice(types.NamespacedName{Namespace: "default", Name: sliceName})
+		model.DeleteSlice(types.NamespacedName{Namespace: "default", Name: sliceName}, "")
 		delete(slices, sliceName)
 	case 2, 3:
 		s := service(name, fmt.Sprint("10.96.0.", 20+n), func(s *corev1.Service) {

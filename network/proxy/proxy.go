@@ -64,12 +64,18 @@ type Proxy struct {
 	model   *Model
 	told    bool
 	waiters map[*waiter]struct{}
+	// applied is the model's revision that the kernel has; news is closed, and replaced, when it rises.
+	applied uint64
+	news    chan struct{}
 }
 
-// waiter is one call of Await.
+// waiter is one call of Await. present says that some slice had the pod; revision is set before done is
+// closed.
 type waiter struct {
-	pod  types.UID
-	done chan struct{}
+	pod      types.UID
+	present  bool
+	done     chan struct{}
+	revision uint64
 }
 
 // New returns a Proxy that does nothing until Run.
@@ -79,7 +85,7 @@ func New(cfg Config) *Proxy {
 	}
 	return &Proxy{
 		cfg: cfg, kick: make(chan struct{}, 1), synced: make(chan struct{}),
-		model: NewModel(cfg.Node), waiters: map[*waiter]struct{}{},
+		model: NewModel(cfg.Node), waiters: map[*waiter]struct{}{}, news: make(chan struct{}),
 	}
 }
 
@@ -87,11 +93,14 @@ func New(cfg Config) *Proxy {
 // an earlier process left.
 func (p *Proxy) Synced() <-chan struct{} { return p.synced }
 
-// Await returns nil when every EndpointSlice shows the pod as terminating or not at all, and the kernel
-// knows; else ctx's error. A pod that serves nothing is not waited for. The caller bounds the wait.
-func (p *Proxy) Await(ctx context.Context, pod types.UID) error {
+// Await returns when every EndpointSlice shows the pod as terminating or not at all, and the kernel knows;
+// else ctx's error. The revision is one of the EndpointSlices that says so: a node whose kernel has it
+// sends the pod no new connections. It is 0 for a pod that is in no slice, which nobody has to hear of.
+// The caller bounds the wait.
+func (p *Proxy) Await(ctx context.Context, pod types.UID) (revision uint64, err error) {
 	w := &waiter{pod: pod, done: make(chan struct{})}
 	p.mu.Lock()
+	w.present = p.model.Present(pod)
 	p.waiters[w] = struct{}{}
 	p.mu.Unlock()
 	defer func() {
@@ -102,10 +111,18 @@ func (p *Proxy) Await(ctx context.Context, pod types.UID) error {
 	p.wake()
 	select {
 	case <-w.done:
-		return nil
+		return w.revision, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
+}
+
+// Applied returns the revision up to which the kernel has every change of EndpointSlices, and a channel
+// that is closed when there is a higher one.
+func (p *Proxy) Applied() (revision uint64, news <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.applied, p.news
 }
 
 func (p *Proxy) wake() {
@@ -194,11 +211,15 @@ func (p *Proxy) step(full bool) error {
 		desired = p.model.Desired()
 	}
 	// Who is served by what is written now; the model may be further on when that is done.
-	var released []*waiter
+	revision, released := p.model.Revision(), []*waiter{}
 	for w := range p.waiters {
-		if !p.model.Usable(w.pod) {
-			released = append(released, w)
+		if p.model.Usable(w.pod) {
+			continue
 		}
+		if w.present || p.model.Present(w.pod) {
+			w.revision = revision
+		}
+		released = append(released, w)
 	}
 	p.mu.Unlock()
 	if err := p.write(full, desired, changes); err != nil {
@@ -206,6 +227,11 @@ func (p *Proxy) step(full bool) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if revision > p.applied {
+		p.applied = revision
+		close(p.news)
+		p.news = make(chan struct{})
+	}
 	for _, w := range released {
 		if _, waits := p.waiters[w]; waits {
 			delete(p.waiters, w)
@@ -264,6 +290,6 @@ func (f *feed) SetEndpointSlice(slice *ddiscoveryv1.EndpointSlice) {
 }
 
 // DeleteEndpointSlice removes a slice.
-func (f *feed) DeleteEndpointSlice(name types.NamespacedName) {
-	f.change(func(m *Model) { m.DeleteSlice(name) })
+func (f *feed) DeleteEndpointSlice(name types.NamespacedName, resourceVersion string) {
+	f.change(func(m *Model) { m.DeleteSlice(name, resourceVersion) })
 }

@@ -190,17 +190,33 @@ var _ = Describe("Proxy", Ordered, func() {
 				seen[name] = true
 			}
 			return seen
-		}).Should(And(HaveKey("three"), HaveKey("four"), HaveLen(2)))
+		}).WithTimeout(10 * time.Second).Should(And(HaveKey("three"), HaveKey("four"), HaveLen(2)))
 
 		bounded, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		defer cancel()
-		Expect(p.Await(bounded, types.UID("uid-"+three))).To(MatchError(context.DeadlineExceeded))
-		Expect(p.Await(ctx, "serves-nothing")).To(Succeed())
+		_, err := p.Await(bounded, types.UID("uid-"+three))
+		Expect(err).To(MatchError(context.DeadlineExceeded))
+		Expect(p.Await(ctx, "serves-nothing")).To(BeZero(), "nobody has to hear of it")
+		before, news := p.Applied()
+		Expect(before).NotTo(BeZero())
 
-		done := make(chan error, 1)
-		go func() { done <- p.Await(ctx, types.UID("uid-"+three)) }()
+		type result struct {
+			revision uint64
+			err      error
+		}
+		done := make(chan result, 1)
+		go func() {
+			revision, err := p.Await(ctx, types.UID("uid-"+three))
+			done <- result{revision, err}
+		}()
 		write("web-1", endpoint(three, "ending"), endpoint(four))
-		Eventually(done).Should(Receive(BeNil()))
+		var got result
+		Eventually(done).Should(Receive(&got))
+		Expect(got.err).NotTo(HaveOccurred())
+		Expect(got.revision).To(BeNumerically(">", before))
+		Expect(news).To(BeClosed())
+		after, _ := p.Applied()
+		Expect(after).To(BeNumerically(">=", got.revision))
 		for range 30 {
 			Expect(asked(lab.Namespace)()).To(Equal("four"))
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -24,7 +25,9 @@ type Handler interface {
 	SetService(*dcorev1.Service)
 	DeleteService(types.NamespacedName)
 	SetEndpointSlice(*ddiscoveryv1.EndpointSlice)
-	DeleteEndpointSlice(types.NamespacedName)
+	// DeleteEndpointSlice is told the slice's last resource version, too, which is that of its deletion
+	// unless the deletion was only found out later.
+	DeleteEndpointSlice(name types.NamespacedName, resourceVersion string)
 }
 
 // Run tells the handler of what is there and then of every change, until ctx ends; synced is called
@@ -33,12 +36,14 @@ type Handler interface {
 func Run(ctx context.Context, config *rest.Config, handler Handler, synced func()) error {
 	codecs := serializer.NewCodecFactory(scheme.New())
 	services, err := follow(ctx, config, codecs, dcorev1.GroupVersion, "services", &dcorev1.Service{}, withoutManagedFields,
-		func(o runtime.Object) { handler.SetService(o.(*dcorev1.Service)) }, handler.DeleteService)
+		func(o runtime.Object) { handler.SetService(o.(*dcorev1.Service)) },
+		func(o runtime.Object) { handler.DeleteService(nameOf(o)) })
 	if err != nil {
 		return err
 	}
 	slices, err := follow(ctx, config, codecs, ddiscoveryv1.GroupVersion, "endpointslices", &ddiscoveryv1.EndpointSlice{}, withoutManagedFields,
-		func(o runtime.Object) { handler.SetEndpointSlice(o.(*ddiscoveryv1.EndpointSlice)) }, handler.DeleteEndpointSlice)
+		func(o runtime.Object) { handler.SetEndpointSlice(o.(*ddiscoveryv1.EndpointSlice)) },
+		func(o runtime.Object) { handler.DeleteEndpointSlice(nameOf(o), o.(metav1.Object).GetResourceVersion()) })
 	if err != nil {
 		return err
 	}
@@ -55,7 +60,7 @@ func Run(ctx context.Context, config *rest.Config, handler Handler, synced func(
 // objects only names, pod ranges and addresses are kept.
 func Nodes(ctx context.Context, config *rest.Config, set func(*dcorev1.Node), remove func(name string), synced func()) error {
 	nodes, err := follow(ctx, config, serializer.NewCodecFactory(scheme.New()), dcorev1.GroupVersion, "nodes", &dcorev1.Node{}, onlyNetwork,
-		func(o runtime.Object) { set(o.(*dcorev1.Node)) }, func(name types.NamespacedName) { remove(name.Name) })
+		func(o runtime.Object) { set(o.(*dcorev1.Node)) }, func(o runtime.Object) { remove(nameOf(o).Name) })
 	if err != nil {
 		return err
 	}
@@ -80,6 +85,11 @@ func onlyNetwork(o any) (any, error) {
 	return kept, nil
 }
 
+func nameOf(o runtime.Object) types.NamespacedName {
+	object := o.(metav1.Object)
+	return types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
+}
+
 // followed is one kind's watch: whether the handler was told of all that was there, and its end.
 type followed struct {
 	told cache.InformerSynced
@@ -87,7 +97,7 @@ type followed struct {
 }
 
 func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFactory, group schema.GroupVersion,
-	resource string, example runtime.Object, keep cache.TransformFunc, set func(runtime.Object), remove func(types.NamespacedName),
+	resource string, example runtime.Object, keep cache.TransformFunc, set, remove func(runtime.Object),
 ) (followed, error) {
 	config = rest.CopyConfig(config)
 	config.APIPath, config.GroupVersion = "/apis", &group
@@ -105,10 +115,11 @@ func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFac
 		AddFunc:    func(o any) { set(o.(runtime.Object)) },
 		UpdateFunc: func(_, o any) { set(o.(runtime.Object)) },
 		DeleteFunc: func(o any) {
-			// The name suffices, also for an object whose deletion was only found out later.
-			if key, err := cache.DeletionHandlingObjectToName(o); err == nil {
-				remove(types.NamespacedName{Namespace: key.Namespace, Name: key.Name})
+			// A deletion that was only found out later comes with the last version that was seen.
+			if missed, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = missed.Obj
 			}
+			remove(o.(runtime.Object))
 		},
 	})
 	if err != nil {

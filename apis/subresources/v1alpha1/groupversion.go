@@ -1,6 +1,10 @@
 package v1alpha1
 
-import "k8s.io/apimachinery/pkg/runtime/schema"
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
 
 // GroupName is the API group of the aggregated API.
 const GroupName = "subresources.drayage.dev"
@@ -30,7 +34,26 @@ const (
 	// PodTokensSubresource mints a token of a pod's service account (POST, a PodTokenRequest,
 	// answered by an authentication.k8s.io/v1 TokenRequest).
 	PodTokensSubresource = "podtokens"
+	// AppliedSubresource takes the node's report of which EndpointSlices its kernel has (POST, an
+	// AppliedRevision), and answers whether every Ready node has reported a revision (GET, with
+	// RevisionParameter and WaitParameter): with success once they all have, with a Timeout that names
+	// those that have not otherwise.
+	AppliedSubresource = "applied"
+	// RevisionParameter is the query parameter that says which revision is asked for.
+	RevisionParameter = "revision"
+	// WaitParameter is the query parameter that says how long the answer may take, as in "2s". It is
+	// MaxWait at most, and that where it is missing.
+	WaitParameter = "wait"
 )
+
+// MaxWait bounds how long the answer to a question for a revision takes.
+const MaxWait = 5 * time.Second
+
+// AppliedRevision is a node's report: its kernel has every change of EndpointSlices up to the revision.
+type AppliedRevision struct {
+	// Revision is the API server's resource version of the newest EndpointSlice; 0 means none.
+	Revision uint64 `json:"revision"`
+}
 
 // Resource qualifies a resource name with this package's group.
 func Resource(resource string) schema.GroupResource {

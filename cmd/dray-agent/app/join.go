@@ -102,7 +102,7 @@ func (a *agent) joinPods(ctx context.Context, cancel context.CancelCauseFunc) (e
 		Images: images.New(images.Config{
 			Images: runtimeapi.NewImageServiceClient(a.conn), Recorder: recorder, Ref: podworker.Ref,
 		}),
-		Objects: a.objects, Withdrawal: a.proxy, Network: a.network, Volumes: a.volumes, Cgroups: a.tree,
+		Objects: a.objects, Withdrawal: a.withdrawal, Network: a.network, Volumes: a.volumes, Cgroups: a.tree,
 		ClusterDomain: a.ClusterDomain, DNS: resolver.GetPodDNS, Services: a.servicesOf, Recorder: recorder,
 		PodsDir: a.agentDir("pods"), LogsDir: a.agentDir("logs", "pods"), CgroupRoot: a.CgroupRoot, SeccompDir: a.agentDir("seccomp"),
 	})

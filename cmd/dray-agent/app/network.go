@@ -15,6 +15,7 @@ import (
 	"drayage.dev/network/peers"
 	"drayage.dev/network/podnet"
 	"drayage.dev/network/proxy"
+	"drayage.dev/network/withdrawal"
 )
 
 // openNetwork makes the parts of the node's network; they do nothing yet.
@@ -32,7 +33,8 @@ func (a *agent) openNetwork(context.Context, context.CancelCauseFunc) (err error
 	a.proxy = proxy.New(proxy.Config{
 		Node: proxy.Node{Name: a.NodeName, Addresses: a.addresses}, RESTConfig: a.rest, Backend: a.services, Log: log.WithName("proxy"),
 	})
-	return nil
+	a.withdrawal, err = withdrawal.New(withdrawal.Config{Node: a.NodeName, RESTConfig: a.rest, Proxy: a.proxy, Log: log})
+	return err
 }
 
 // startNetwork answers the runtime's plugin, keeps the node's routes, and has services reached by address
@@ -43,6 +45,7 @@ func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc
 	})
 	a.part(ctx, cancel, "keeping the network", a.network.Run)
 	a.part(ctx, cancel, "keeping the services", a.proxy.Run)
+	a.part(ctx, cancel, "acknowledging endpoints", a.withdrawal.Run)
 	a.part(ctx, cancel, "following the other nodes", func(ctx context.Context) error {
 		return peers.Follow(ctx, peers.Config{
 			Node: a.NodeName, RESTConfig: a.rest, Network: a.network, Told: a.reporter.Nudge, Log: a.log.WithName("network"),

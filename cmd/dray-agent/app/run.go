@@ -38,6 +38,7 @@ import (
 	"drayage.dev/network/nftables"
 	"drayage.dev/network/podnet"
 	"drayage.dev/network/proxy"
+	"drayage.dev/network/withdrawal"
 )
 
 // startPatience bounds the wait for the container runtime at start.
@@ -61,9 +62,11 @@ type agent struct {
 	network   *podnet.Manager
 	services  *nftables.Table
 	proxy     *proxy.Proxy
-	objects   *objects.Client
-	volumes   *volumes.Manager
-	pods      *podworker.Manager
+	// withdrawal makes sure that no node sends a terminating pod new connections.
+	withdrawal *withdrawal.Client
+	objects    *objects.Client
+	volumes    *volumes.Manager
+	pods       *podworker.Manager
 
 	// listener is the streaming server's; nil when the node has no certificate to serve with.
 	listener      net.Listener
