@@ -26,6 +26,10 @@ const (
 	// A report that failed is tried again after minRetry, then twice as long each time up to maxRetry.
 	minRetry = 100 * time.Millisecond
 	maxRetry = 5 * time.Second
+	// settle is how long a pod goes on after the last node has withdrawn it: connections that were begun
+	// before wait in its kernel for the process to accept them, and a process that closes its listener
+	// has the kernel reset those. On a busy machine that takes it up to some 200 ms.
+	settle = 500 * time.Millisecond
 	// reportTimeout bounds one report.
 	reportTimeout = 5 * time.Second
 )
@@ -117,8 +121,9 @@ func (c *Client) report(ctx context.Context, revision uint64) error {
 	return nil
 }
 
-// Await returns nil when no Ready node sends the pod new connections any more; else an error that says
-// which nodes have not said so, or ctx's. The caller bounds the wait.
+// Await returns nil when no Ready node sends the pod new connections any more, and those that were under
+// way have had time to be accepted; else an error that says which nodes have not said so, or ctx's. The
+// caller bounds the wait.
 func (c *Client) Await(ctx context.Context, pod types.UID) error {
 	revision, err := c.config.Proxy.Await(ctx, pod)
 	if err != nil || revision == 0 {
@@ -133,5 +138,10 @@ func (c *Client) Await(ctx context.Context, pod types.UID) error {
 	if err := request.Do(ctx).Error(); err != nil {
 		return fmt.Errorf("asking whether all nodes have revision %d of the endpoints: %w", revision, err)
 	}
-	return nil
+	select {
+	case <-time.After(settle):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

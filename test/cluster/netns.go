@@ -49,6 +49,18 @@ func NewNamespace(name string) (*Namespace, error) {
 	return n, nil
 }
 
+// openNamespace opens a namespace that somebody else made.
+func openNamespace(name, path string) (*Namespace, error) {
+	handle, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the network namespace %s: %w", name, err)
+	}
+	return &Namespace{Name: name, handle: handle}, nil
+}
+
+// Close lets go of a namespace that is not the harness's to delete.
+func (n *Namespace) Close() error { return n.handle.Close() }
+
 // Path is the file that names the namespace to nsenter.
 func (n *Namespace) Path() string { return "/run/netns/" + n.Name }
 

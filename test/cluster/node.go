@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -110,6 +111,27 @@ func (n *Node) HTTPClient() *http.Client {
 // Exec runs a command of the machine inside the node's network namespace.
 func (n *Node) Exec(ctx context.Context, argv ...string) (string, error) {
 	return run(ctx, append([]string{"nsenter", "--net=" + n.Namespace.Path()}, argv...)...)
+}
+
+// PodNamespace opens the network namespace of a running pod of this node. The caller closes it.
+func (n *Node) PodNamespace(pod types.UID) (*Namespace, error) {
+	found, err := filepath.Glob("/sys/fs/cgroup/memory" + n.CgroupRoot + "/*/pod" + string(pod) + "/*/cgroup.procs")
+	if err == nil && len(found) == 0 {
+		found, err = filepath.Glob("/sys/fs/cgroup" + n.CgroupRoot + "/*/pod" + string(pod) + "/*/cgroup.procs")
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range found {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if pids := strings.Fields(string(data)); len(pids) > 0 {
+			return openNamespace("of pod "+string(pod), "/proc/"+pids[0]+"/ns/net")
+		}
+	}
+	return nil, fmt.Errorf("no process of pod %s runs on node %s", pod, n.Name)
 }
 
 // Partition cuts the node off the fabric; Heal joins it again.

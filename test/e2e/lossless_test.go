@@ -1,0 +1,232 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	dcorev1 "drayage.dev/apis/core/v1"
+	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	"drayage.dev/test/cluster"
+)
+
+// load asks a URL again and again from a pod's network namespace, over new connections and over kept ones,
+// and remembers what failed. A request is lost when its client sees an error, no answer in ten seconds or a
+// status that is not 200. What Go's client repeats by itself is not: a GET on a kept connection that the
+// server has closed while it was idle.
+type load struct {
+	stop  chan struct{}
+	done  sync.WaitGroup
+	sent  atomic.Int64
+	mu    sync.Mutex
+	lost  []string
+	phase string
+}
+
+const (
+	// workers of each kind, and how often each asks.
+	workers = 20
+	pace    = 70 * time.Millisecond
+)
+
+func startLoad(from *cluster.Namespace, url string) *load {
+	l := &load{stop: make(chan struct{}), phase: "calm"}
+	for _, kept := range []bool{false, true} {
+		for range workers {
+			l.done.Go(func() { l.work(from, url, kept) })
+		}
+	}
+	return l
+}
+
+func (l *load) work(from *cluster.Namespace, url string, kept bool) {
+	transport := &http.Transport{DialContext: from.DialContext, DisableKeepAlives: !kept}
+	defer transport.CloseIdleConnections()
+	asking := &http.Client{Timeout: 10 * time.Second, Transport: transport}
+	ticker := time.NewTicker(pace)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-ticker.C:
+		}
+		start := time.Now()
+		err := ask(asking, url)
+		l.sent.Add(1)
+		if err != nil {
+			l.mu.Lock()
+			l.lost = append(l.lost, fmt.Sprintf("%s while %s, kept connection: %t, after %s: %v",
+				start.Format("15:04:05.000"), l.phase, kept, time.Since(start).Round(time.Millisecond), err))
+			l.mu.Unlock()
+		}
+	}
+}
+
+func ask(asking *http.Client, url string) error {
+	response, err := asking.Get(url)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the server answered %s", response.Status)
+	}
+	return nil
+}
+
+// now names what is going on, and reports the last phase's rate.
+func (l *load) now(phase string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.phase = phase
+	By(phase)
+}
+
+func (l *load) end() (lost []string) {
+	close(l.stop)
+	l.done.Wait()
+	return l.lost
+}
+
+const steady = `
+apiVersion: apps.drayage.dev/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 4
+  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 2, maxUnavailable: 0}}
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 20
+      containers:
+      - name: web
+        image: my-app:1.0
+        ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1}
+---
+apiVersion: core.drayage.dev/v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+`
+
+var _ = Describe("requests under steady load", func() {
+	It("are never lost by updates, scaling, deleted pods or restarted agents", func(ctx SpecContext) {
+		many, err := cluster.Start(ctx, cluster.Options{Nodes: 3, Routed: 1})
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(func() {
+			if CurrentSpecReport().Failed() {
+				GinkgoWriter.Println(many.Tails(40))
+			}
+			Expect(many.Close()).To(Succeed())
+		})
+		namespace := newNamespace(ctx, many)
+		webLabels := labels.Set{"app": "web"}
+		apply(ctx, many, namespace, steady+"---\n"+strings.NewReplacer("NAME", "client", "NODE", "n1", "mesh", "client").Replace(member))
+		available(ctx, many, namespace, "web")
+		caller := readyPods(ctx, many, namespace, labels.Set{"app": "client"}, 1)[0]
+		from, err := many.Nodes[0].PodNamespace(caller.UID)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(from.Close)
+		service := &dcorev1.Service{}
+		Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, service)).To(Succeed())
+		scale := func(n int) {
+			GinkgoHelper()
+			_, err := many.Kubectl(ctx, "scale", "ddeploy/web", fmt.Sprintf("--replicas=%d", n), "-n", namespace)
+			Expect(err).NotTo(HaveOccurred())
+			available(ctx, many, namespace, "web")
+			Eventually(func() int { return len(allOf(ctx, many, namespace, webLabels)) }).Should(Equal(n))
+		}
+
+		chronicle(ctx, many, namespace)
+		start := time.Now()
+		l := startLoad(from, "http://"+service.Spec.ClusterIP+"/")
+		for i := range 3 {
+			l.now(fmt.Sprintf("rolling update %d", i+1))
+			_, err := many.Dray(ctx, "rollout", "restart", "ddeploy/web", "-n", namespace)
+			Expect(err).NotTo(HaveOccurred())
+			available(ctx, many, namespace, "web")
+		}
+		for _, n := range []int{10, 2, 10} {
+			l.now(fmt.Sprintf("scaling to %d", n))
+			scale(n)
+		}
+		l.now("deleting pods")
+		for _, pod := range readyPods(ctx, many, namespace, webLabels, 10)[:3] {
+			Expect(many.Client.Delete(ctx, &pod)).To(Succeed())
+		}
+		readyPods(ctx, many, namespace, webLabels, 10)
+		for _, node := range many.Nodes {
+			l.now("restarting the agent of " + node.Name)
+			Expect(node.Agent.Restart()).To(Succeed())
+			// The Node says Ready all the while: the agent is back when it serves logs.
+			for _, pod := range pods(ctx, many, namespace, webLabels) {
+				if pod.Spec.NodeName == node.Name {
+					Eventually(func() error {
+						_, err := many.Dray(ctx, "logs", pod.Name, "-n", namespace)
+						return err
+					}).Should(Succeed())
+				}
+			}
+		}
+		l.now("scaling to 2 after all")
+		scale(2)
+		lost := l.end()
+		rate := float64(l.sent.Load()) / time.Since(start).Seconds()
+		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", l.sent.Load(), rate, len(lost)))
+		Expect(lost).To(BeEmpty(), "of %d requests", l.sent.Load())
+	}, SpecTimeout(8*time.Minute))
+})
+
+// chronicle writes down, with the time, every change of pods and endpoints, so that a lost request can be
+// told from what happened then.
+func chronicle(ctx context.Context, on *cluster.Cluster, namespace string) {
+	GinkgoHelper()
+	for _, list := range []client.ObjectList{&dcorev1.PodList{}, &ddiscoveryv1.EndpointSliceList{}} {
+		changes, err := on.Client.Watch(ctx, list, client.InNamespace(namespace))
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(changes.Stop)
+		go func() {
+			for change := range changes.ResultChan() {
+				now := time.Now().Format("15:04:05.000")
+				switch object := change.Object.(type) {
+				case *dcorev1.Pod:
+					fmt.Fprintln(GinkgoWriter, now, change.Type, object.Name, object.Spec.NodeName, object.Status.PodIP,
+						object.Status.Summary.Status, "ready:", ready(object), "ending:", object.DeletionTimestamp != nil)
+				case *ddiscoveryv1.EndpointSlice:
+					line := ""
+					for _, endpoint := range object.Endpoints {
+						line += fmt.Sprintf(" %s=%t", endpoint.Addresses[0], endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready)
+					}
+					fmt.Fprintln(GinkgoWriter, now, change.Type, object.Name, object.ResourceVersion, line)
+				}
+			}
+		}()
+	}
+}
+
+// allOf lists the pods that carry labels, ending ones too.
+func allOf(ctx context.Context, on *cluster.Cluster, namespace string, selector labels.Set) []dcorev1.Pod {
+	GinkgoHelper()
+	list := &dcorev1.PodList{}
+	Expect(on.Client.List(ctx, list, client.InNamespace(namespace), client.MatchingLabels(selector))).To(Succeed())
+	return list.Items
+}
