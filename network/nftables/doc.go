@@ -6,7 +6,7 @@
 // set elements however many services there are:
 //
 //	svc      address . protocol . port           : shape (number of slots, affinity, masquerade)
-//	shapes   shape                               : goto the shape's chain
+//	shapes   shape                               : jump to the shape's chain
 //	ep       address . protocol . port . slot    : endpoint address . endpoint port
 //	hairpin  pod . pod, for pods of this node behind any frontend
 //

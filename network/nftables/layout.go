@@ -194,11 +194,15 @@ func loadNumber(register uint32) expr.Any {
 	return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: register}
 }
 
-// dispatch leads packets to frontends to their shapes' chains.
+// dispatch leads packets to frontends to their shapes' chains. A packet that comes back from there met a
+// transaction on its way: a map had the new generation already and a chain the old one, or the slot that
+// it chose has gone. It is dropped, so that its sender repeats it; let through, it would be answered
+// unreachable, and the connection would be lost.
 func dispatch() [][]expr.Any {
 	return [][]expr.Any{
 		append(loadFrontend(reg0), lookup(setServices, reg0, reg0), setNumber(reg0),
 			loadNumber(reg0), lookup(setShapes, reg0, unix.NFT_REG_VERDICT)),
+		append(loadFrontend(reg0), lookup(setServices, reg0, reg0), &expr.Verdict{Kind: expr.VerdictDrop}),
 	}
 }
 

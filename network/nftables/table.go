@@ -248,7 +248,7 @@ func (t *Table) addShape(sh shape) {
 func shapeElement(sh shape) nftables.SetElement {
 	return nftables.SetElement{
 		Key:         appendNative(nil, sh.code()),
-		VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: sh.chain()},
+		VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: sh.chain()},
 	}
 }
 

@@ -1,0 +1,62 @@
+package nftables_test
+
+import (
+	"fmt"
+	locking "sync"
+	"sync/atomic"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"drayage.dev/network/spec"
+)
+
+// A packet may be on its way through the rules while a transaction replaces them: it must not see so
+// little of either generation that the connection fails.
+var _ = Describe("Churn", func() {
+	It("fails no connection, however fast endpoints come and go", func() {
+		const service = "10.96.0.20:80"
+		w := newWorld()
+		client, _ := w.pod("client")
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		_, three := w.pod("three")
+		states := []*spec.Frontend{frontend(one), frontend(one, two, three), frontend(two, three)}
+		w.apply(spec.Changes{key(service, tcp): states[0]})
+
+		var asked atomic.Int64
+		var mu locking.Mutex
+		failed := map[string]int{}
+		stop := make(chan struct{})
+		var clients locking.WaitGroup
+		for range 4 {
+			clients.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					conn, err := client.Dial("tcp", service, 5*time.Second)
+					asked.Add(1)
+					if err != nil {
+						mu.Lock()
+						failed[err.Error()]++
+						mu.Unlock()
+						continue
+					}
+					conn.Close()
+				}
+			})
+		}
+		changes := 0
+		for start := time.Now(); time.Since(start) < 5*time.Second; changes++ {
+			w.apply(spec.Changes{key(service, tcp): states[changes%len(states)]})
+		}
+		close(stop)
+		clients.Wait()
+		AddReportEntry(fmt.Sprintf("%d connections, %d changes", asked.Load(), changes))
+		Expect(failed).To(BeEmpty())
+	})
+})
