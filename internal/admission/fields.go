@@ -96,13 +96,11 @@ func containerFields(path string, more ...Field) []Field {
 var serviceFields = []Field{
 	{Path: "metadata.annotations[" + corev1.AnnotationLoadBalancerSourceRangesKey + "]"},
 	{Path: "metadata.annotations[" + corev1.AnnotationTopologyMode + "]", Except: []string{"Disabled", "disabled"}},
-	{Path: "spec.externalIPs"},
 	{Path: "spec.loadBalancerIP"},
 	{Path: "spec.loadBalancerSourceRanges"},
 	{Path: "spec.loadBalancerClass"},
 	{Path: "spec.allocateLoadBalancerNodePorts", Values: []string{"false"}},
 	{Path: "spec.externalTrafficPolicy", Values: []string{string(corev1.ServiceExternalTrafficPolicyLocal)}},
-	{Path: "spec.internalTrafficPolicy", Values: []string{string(corev1.ServiceInternalTrafficPolicyLocal)}},
 	{Path: "spec.healthCheckNodePort"},
 	{Path: "spec.trafficDistribution"},
 	{Path: "spec.ipFamilies[*]", Values: []string{string(corev1.IPv6Protocol)}},

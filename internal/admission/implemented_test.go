@@ -83,6 +83,7 @@ var implemented = map[string][]string{
 		"spec.externalName",
 		"spec.externalTrafficPolicy",
 		"spec.internalTrafficPolicy",
+		"spec.externalIPs[*]",
 		"spec.publishNotReadyAddresses",
 		"spec.ipFamilies[*]",
 		"spec.ipFamilyPolicy",

@@ -32,9 +32,17 @@ func compile(node Node, service *corev1.Service, endpoints []*discoveryv1.Endpoi
 		if !ok {
 			continue
 		}
-		all := backends(node, port, endpoints)
+		all := backends(node, port, endpoints, false)
+		inside := all
+		if policy := service.Spec.InternalTrafficPolicy; policy != nil && *policy == corev1.ServiceInternalTrafficPolicyLocal {
+			inside = backends(node, port, endpoints, true)
+		}
 		add := func(address netip.Addr, number int32, external bool) {
-			f := all.frontend(address.Is4())
+			from := all
+			if !external {
+				from = inside
+			}
+			f := from.frontend(address.Is4())
 			f.Affinity, f.Masquerade = affinity(service), external
 			frontends[spec.Key{Addr: address, Proto: proto, Port: uint16(number)}] = f
 		}
@@ -107,8 +115,9 @@ type backend struct {
 
 type backendList []backend
 
-// backends are the endpoints of the port that should serve, sorted, each once.
-func backends(node Node, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice) backendList {
+// backends are the endpoints of the port that should serve, sorted, each once: those of this node only, if
+// that is asked for.
+func backends(node Node, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice, onlyHere bool) backendList {
 	var ready, ending backendList
 	for _, slice := range endpoints {
 		number, ok := portOf(slice, port.Name)
@@ -116,7 +125,8 @@ func backends(node Node, port corev1.ServicePort, endpoints []*discoveryv1.Endpo
 			continue
 		}
 		for _, endpoint := range slice.Endpoints {
-			if len(endpoint.Addresses) == 0 {
+			here := endpoint.NodeName != nil && *endpoint.NodeName == node.Name
+			if len(endpoint.Addresses) == 0 || onlyHere && !here {
 				continue
 			}
 			// Further addresses of an endpoint are the same pod's; upstream uses the first alone.
@@ -127,7 +137,7 @@ func backends(node Node, port corev1.ServicePort, endpoints []*discoveryv1.Endpo
 			b := backend{
 				address: netip.AddrPortFrom(address.Unmap(), number),
 				// Processes with the node's own network reach themselves over lo, where all is well.
-				here: endpoint.NodeName != nil && *endpoint.NodeName == node.Name && !slices.Contains(node.Addresses, address.Unmap()),
+				here: here && !slices.Contains(node.Addresses, address.Unmap()),
 			}
 			switch {
 			case usable(endpoint.Conditions):

@@ -108,6 +108,24 @@ var _ = Describe("Model", func() {
 		Expect(model.Changes()).To(Equal(spec.Changes{at("10.96.0.20:80", 6): nil}))
 	})
 
+	It("keeps traffic of the cluster on the node where that is asked for", func() {
+		local := func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+			s.Spec.ExternalIPs = []string{"198.51.100.7"}
+		}
+		there := func(e discoveryv1.Endpoint) discoveryv1.Endpoint {
+			e.NodeName = ptr.To("there")
+			return e
+		}
+		model.SetService(service("web", "10.96.0.20", local))
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2", "ending"), there(endpoint("10.244.2.2"))))
+		changes := model.Changes()
+		Expect(changes[at("10.96.0.20:80", 6)].Slots).To(Equal(slots("10.244.1.2")), "ending, but nothing else is here")
+		Expect(changes[at("198.51.100.7:80", 6)].Slots).To(Equal(slots("10.244.2.2")), "from outside, all serve")
+		model.SetSlice(slice("web-1", "web", there(endpoint("10.244.2.2"))))
+		Expect(model.Changes()[at("10.96.0.20:80", 6)].Slots).To(BeEmpty(), "refused")
+	})
+
 	It("opens node ports, external addresses and load balancers on the node, masqueraded", func() {
 		model.SetService(service("web", "10.96.0.20", func(s *corev1.Service) {
 			s.Spec.Type = corev1.ServiceTypeLoadBalancer

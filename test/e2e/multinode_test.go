@@ -52,6 +52,15 @@ spec:
   sessionAffinity: ClientIP
   selector: {app: mesh}
   ports: [{port: 80, targetPort: http}]
+---
+apiVersion: core.drayage.dev/v1
+kind: Service
+metadata: {name: near}
+spec:
+  internalTrafficPolicy: Local
+  externalIPs: [198.51.100.7]
+  selector: {app: mesh}
+  ports: [{port: 80, targetPort: http}]
 `
 
 // Two nodes share a link, the third is behind a router: so both kinds of ways are used.
@@ -185,6 +194,13 @@ var _ = Describe("several nodes", Ordered, func() {
 			}
 		}
 	}, SpecTimeout(5*time.Minute))
+
+	It("stay on their node where the service says so, and reach its external address", func(ctx SpecContext) {
+		for _, from := range many.Nodes {
+			Expect(reached(func() (answer, error) { return fromPod(from, "http://near/") })).To(Equal(map[string]bool{"on-" + from.Name: true}))
+			Expect(reached(func() (answer, error) { return fromPod(from, "http://198.51.100.7/") })).To(Equal(everybody))
+		}
+	}, SpecTimeout(time.Minute))
 
 	It("restart their agents without a gap", func(ctx SpecContext) {
 		for _, node := range many.Nodes {
