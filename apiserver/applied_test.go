@@ -87,7 +87,9 @@ var _ = Describe("The acknowledgement of endpoints", func() {
 			Node: "victim", RESTConfig: as(server, dcorev1.NodeUserPrefix+"other", dcorev1.NodesGroup), Proxy: &scriptedProxy{revision: 7},
 		})
 		Expect(err).NotTo(HaveOccurred())
-		err = w.Await(ctx, "pod")
+		bounded, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		err = w.Await(bounded, "pod")
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
 		Expect(err).To(MatchError(ContainSubstring(`only node "victim" itself may use it`)))
 	})

@@ -90,5 +90,5 @@ var _ = Describe("Follow", func() {
 		Expect(network.all()[2]).To(Equal([]podnet.Peer{expected}))
 		cancel()
 		Eventually(done).Should(Receive(BeNil()))
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(2*time.Minute))
 })

@@ -2,6 +2,7 @@ package peers_test
 
 import (
 	"testing"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -9,5 +10,7 @@ import (
 
 func TestPeers(t *testing.T) {
 	RegisterFailHandler(Fail)
+	// A control plane on a busy machine takes its time.
+	SetDefaultEventuallyTimeout(20 * time.Second)
 	RunSpecs(t, "Peers")
 }

@@ -30,6 +30,8 @@ const (
 	// before wait in its kernel for the process to accept them, and a process that closes its listener
 	// has the kernel reset those. On a busy machine that takes it up to some 200 ms.
 	settle = 500 * time.Millisecond
+	// askAgain is how long an unanswered question waits to be asked again.
+	askAgain = 50 * time.Millisecond
 	// reportTimeout bounds one report.
 	reportTimeout = 5 * time.Second
 )
@@ -65,6 +67,8 @@ func New(config Config) (*Client, error) {
 	rc.APIPath, rc.GroupVersion = "/apis", &subresourcesv1alpha1.GroupVersion
 	rc.ContentType, rc.AcceptContentTypes = "application/json", "application/json"
 	rc.NegotiatedSerializer = serializer.WithoutConversionCodecFactory{CodecFactory: scheme.Codecs}
+	// Reports are coalesced, and there are as many questions as pods that end.
+	rc.QPS, rc.RateLimiter = -1, nil
 	client, err := rest.RESTClientFor(rc)
 	if err != nil {
 		return nil, fmt.Errorf("making the client of acknowledgements: %w", err)
@@ -122,26 +126,42 @@ func (c *Client) report(ctx context.Context, revision uint64) error {
 }
 
 // Await returns nil when no Ready node sends the pod new connections any more, and those that were under
-// way have had time to be accepted; else an error that says which nodes have not said so, or ctx's. The
-// caller bounds the wait.
+// way have had time to be accepted. While the control plane does not answer, or says that a node is behind,
+// it goes on asking until ctx ends; then the error says why. The caller bounds the wait.
 func (c *Client) Await(ctx context.Context, pod types.UID) error {
 	revision, err := c.config.Proxy.Await(ctx, pod)
 	if err != nil || revision == 0 {
 		return err
 	}
+	for {
+		// An answer says more than that there was no time for another one.
+		if answer := c.ask(ctx, revision); answer == nil || err == nil || ctx.Err() == nil {
+			err = answer
+		}
+		pause := settle
+		if err != nil {
+			pause = askAgain
+		}
+		select {
+		case <-ctx.Done():
+			if err != nil {
+				return fmt.Errorf("asking whether all nodes have revision %d of the endpoints: %w", revision, err)
+			}
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		if err == nil {
+			return nil
+		}
+	}
+}
+
+func (c *Client) ask(ctx context.Context, revision uint64) error {
 	request := c.rest.Get().Resource(subresourcesv1alpha1.NodesResource).Name(c.config.Node).
 		SubResource(subresourcesv1alpha1.AppliedSubresource).MaxRetries(0).
 		Param(subresourcesv1alpha1.RevisionParameter, strconv.FormatUint(revision, 10))
 	if deadline, bounded := ctx.Deadline(); bounded {
 		request.Param(subresourcesv1alpha1.WaitParameter, time.Until(deadline).String())
 	}
-	if err := request.Do(ctx).Error(); err != nil {
-		return fmt.Errorf("asking whether all nodes have revision %d of the endpoints: %w", revision, err)
-	}
-	select {
-	case <-time.After(settle):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return request.Do(ctx).Error()
 }
