@@ -60,10 +60,10 @@ var _ = Describe("The acknowledgement of endpoints", func() {
 		one, two := join("ack-1", 40), join("ack-2", 41)
 		run(one)
 		Eventually(func() error {
-			bounded, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			bounded, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 			defer cancel()
 			return one.Await(bounded, "pod")
-		}).Should(MatchError(Or(ContainSubstring("not acknowledged by ack-2"), MatchError(context.DeadlineExceeded))))
+		}).Should(MatchError(ContainSubstring("not acknowledged by ack-2")))
 
 		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()

@@ -30,6 +30,8 @@ const (
 	// before wait in its kernel for the process to accept them, and a process that closes its listener
 	// has the kernel reset those. On a busy machine that takes it up to some 200 ms.
 	settle = 500 * time.Millisecond
+	// travel is what an answer of the control plane may take on its way.
+	travel = 100 * time.Millisecond
 	// askAgain is how long an unanswered question waits to be asked again.
 	askAgain = 50 * time.Millisecond
 	// reportTimeout bounds one report.
@@ -161,7 +163,8 @@ func (c *Client) ask(ctx context.Context, revision uint64) error {
 		SubResource(subresourcesv1alpha1.AppliedSubresource).MaxRetries(0).
 		Param(subresourcesv1alpha1.RevisionParameter, strconv.FormatUint(revision, 10))
 	if deadline, bounded := ctx.Deadline(); bounded {
-		request.Param(subresourcesv1alpha1.WaitParameter, time.Until(deadline).String())
+		// The answer that names who is behind has to arrive before the time is over.
+		request.Param(subresourcesv1alpha1.WaitParameter, max(0, time.Until(deadline)-travel).String())
 	}
 	return request.Do(ctx).Error()
 }
