@@ -18,6 +18,9 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -190,6 +193,25 @@ func verifyPin(state tls.ConnectionState, token Token) (*x509.Certificate, error
 	return nil, errPin
 }
 
+var errUnknownToken = errors.New("the server does not know the token, or it has expired: `dray token create` on the server prints a new one")
+
+// waitForCertificate is csr.WaitForCertificate, which takes every refusal for a passing fault, for a token that may
+// end meanwhile: then there is nothing to wait for.
+func waitForCertificate(ctx context.Context, client kubernetes.Interface, name string, uid types.UID) ([]byte, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	go wait.UntilWithContext(ctx, func(ctx context.Context) {
+		if _, err := client.CertificatesV1().CertificateSigningRequests().Get(ctx, name, metav1.GetOptions{}); apierrors.IsUnauthorized(err) {
+			giveUp(errUnknownToken)
+		}
+	}, time.Second)
+	cert, err := csr.WaitForCertificate(ctx, client, name, uid)
+	if cause := context.Cause(ctx); errors.Is(cause, errUnknownToken) {
+		return nil, cause
+	}
+	return cert, err
+}
+
 // requestCertificate asks for a client certificate. The key exists in memory until the certificate is
 // there: a crash in between costs a request, which the server forgets within hours.
 func requestCertificate(ctx context.Context, client kubernetes.Interface, nodeName string) (cert, key []byte, err error) {
@@ -209,11 +231,14 @@ func requestCertificate(ctx context.Context, client kubernetes.Interface, nodeNa
 	name, uid, err := csr.RequestCertificateWithContext(ctx, client, request, "", ClientSigner, nil, usages(certificatesv1.UsageClientAuth), crypto.Signer(private))
 	switch {
 	case apierrors.IsUnauthorized(err):
-		return nil, nil, errors.New("the server does not know the token, or it has expired: `dray token create` on the server prints a new one")
+		return nil, nil, errUnknownToken
 	case err != nil:
 		return nil, nil, fmt.Errorf("asking for the node's certificate: %w", err)
 	}
-	cert, err = csr.WaitForCertificate(ctx, client, name, uid)
+	cert, err = waitForCertificate(ctx, client, name, uid)
+	if errors.Is(err, errUnknownToken) {
+		return nil, nil, err
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("waiting for the node's certificate: %w: `dray kubectl describe csr %s` on the server tells more", err, name)
 	}
