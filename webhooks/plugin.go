@@ -132,6 +132,7 @@ func (p *Plugin) PatchPod(ctx context.Context, namespace, name string, mergePatc
 	}
 	return &metav1.ObjectMeta{
 		ResourceVersion: pod.GetResourceVersion(), DeletionTimestamp: pod.GetDeletionTimestamp(), Finalizers: pod.GetFinalizers(),
+		Annotations: pod.GetAnnotations(),
 	}, nil
 }
 

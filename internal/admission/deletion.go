@@ -17,8 +17,8 @@ import (
 
 // PodPatcher changes Drayage pods in the API.
 type PodPatcher interface {
-	// PatchPod applies a merge patch to a pod and returns the resource version, deletion timestamp and
-	// finalizers that it has then (and whatever other metadata comes with them).
+	// PatchPod applies a merge patch to a pod and returns the resource version, deletion timestamp,
+	// finalizers and annotations that it has then (and whatever other metadata comes with them).
 	PatchPod(ctx context.Context, namespace, name string, mergePatch []byte) (*metav1.ObjectMeta, error)
 }
 
@@ -51,7 +51,9 @@ func PrepareDelete(ctx context.Context, pod *corev1.Pod, options *metav1.DeleteO
 }
 
 // applyGracePeriod annotates the pod, and takes the finalizer off for a forced deletion. The pod of an
-// admission request may be an older one from a cache, so the second step looks at what the first returns.
+// admission request may be an older one from a cache: where more time might be given to a pod whose deletion
+// has begun, the annotation insists on the version that was looked at, and the second step looks at what the
+// first returns.
 func applyGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods PodPatcher) error {
 	patch := func(metadata map[string]any) (*metav1.ObjectMeta, error) {
 		metadata["uid"] = pod.UID
@@ -61,10 +63,26 @@ func applyGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods 
 		}
 		return pods.PatchPod(ctx, pod.Namespace, pod.Name, data)
 	}
+	version := pod.ResourceVersion
 	for attempt := 1; ; attempt++ {
-		current, err := patch(map[string]any{
+		annotate := map[string]any{
 			"annotations": map[string]string{dcorev1.DeletionGracePeriodAnnotation: strconv.FormatInt(seconds, 10)},
-		})
+		}
+		if seconds > 0 && version != "" {
+			annotate["resourceVersion"] = version
+		}
+		current, err := patch(annotate)
+		if apierrors.IsConflict(err) && attempt < maxConflicts {
+			// A patch of nothing reads the pod as it is.
+			if current, err = patch(map[string]any{}); err != nil {
+				return err
+			}
+			if !changesGracePeriod(&corev1.Pod{ObjectMeta: *current, Spec: pod.Spec}, seconds) {
+				return nil
+			}
+			version = current.ResourceVersion
+			continue
+		}
 		if err != nil || seconds > 0 || current.DeletionTimestamp != nil || !slices.Contains(current.Finalizers, dcorev1.NodeFinalizer) {
 			return err
 		}
@@ -76,7 +94,7 @@ func applyGracePeriod(ctx context.Context, pod *corev1.Pod, seconds int64, pods 
 	}
 }
 
-// maxConflicts bounds how often a forced deletion tries anew to take the finalizer off.
+// maxConflicts bounds how often a deletion looks anew at a pod that changes meanwhile.
 const maxConflicts = 5
 
 func ignoreNotFound(err error) error {

@@ -29,12 +29,17 @@ func (l *patchLog) PatchPod(_ context.Context, _, name string, patch []byte) (*m
 		Metadata struct {
 			ResourceVersion string
 			Finalizers      *[]string
+			Annotations     map[string]string
 		}
 	}
 	Expect(json.Unmarshal(patch, &wanted)).To(Succeed())
 	switch {
 	case l.gone:
 		return nil, apierrors.NewNotFound(dcorev1.Resource("pods"), name)
+	case wanted.Metadata.Annotations != nil && wanted.Metadata.ResourceVersion != "" && wanted.Metadata.ResourceVersion != l.pod.ResourceVersion:
+		return nil, apierrors.NewConflict(dcorev1.Resource("pods"), name, nil)
+	case wanted.Metadata.Annotations != nil:
+		l.pod.Annotations = wanted.Metadata.Annotations
 	case wanted.Metadata.Finalizers != nil && l.conflicts > 0:
 		l.conflicts--
 		return nil, apierrors.NewConflict(dcorev1.Resource("pods"), name, nil)
@@ -82,6 +87,16 @@ var _ = Describe("PrepareDelete", func() {
 		Expect(remove(ctx, 0, nil)).To(Succeed())
 		Expect(pods.patches).To(HaveLen(1))
 		Expect(pods.pod.Finalizers).To(ContainElement(dcorev1.NodeFinalizer))
+	})
+
+	It("gives no more time to a pod whose deletion has begun, also unknown to the request", func(ctx context.Context) {
+		pods.pod.DeletionTimestamp = ptr.To(metav1.Now())
+		pods.pod.Annotations = map[string]string{dcorev1.DeletionGracePeriodAnnotation: "5"}
+		older := func(p *corev1.Pod) { p.ResourceVersion = "3" }
+		Expect(remove(ctx, 60, older)).To(Succeed())
+		Expect(pods.pod.Annotations).To(HaveKeyWithValue(dcorev1.DeletionGracePeriodAnnotation, "5"))
+		Expect(remove(ctx, 2, older)).To(Succeed())
+		Expect(pods.pod.Annotations).To(HaveKeyWithValue(dcorev1.DeletionGracePeriodAnnotation, "2"))
 	})
 
 	It("leaves a pod that has gone to the deletion", func(ctx context.Context) {
