@@ -16,9 +16,9 @@ const (
 	// TunnelLink is the VXLAN device over which nodes reach each other that share no link.
 	TunnelLink = "drayage-vxlan"
 
-	// TunnelRouteTable is the routing table by which pods reach the addresses of nodes behind the
-	// tunnel, and TunnelRulePriority that of the rule that leads there.
-	TunnelRouteTable   = 14201
+	// TunnelRouteTable is the routing table by which pods reach the addresses of nodes behind the tunnel.
+	TunnelRouteTable = 14201
+	// TunnelRulePriority is the priority of the rule that leads to TunnelRouteTable.
 	TunnelRulePriority = 14201
 
 	// PodNetTable is the nftables table of pod wiring: masquerade, and refusal of service addresses
