@@ -102,7 +102,7 @@ $(BIN)/kube-apiserver: go.mod
 
 .PHONY: test
 test: build ## Run every test: specs, real API server, real containers, real kernel tables.
-	@./test/packages.sh
+	@./test/packages.sh test
 	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./...
 
 .PHONY: test-unit
@@ -120,7 +120,7 @@ bench-scheduler: ## Compare the scheduler's CPU per decision with upstream's; JS
 
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
-	@./test/packages.sh
+	@./test/packages.sh test
 	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./test/e2e/...
 
 .PHONY: test-kubelet

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that Drayage runs on, where they are missing. Needs root only then.
+# Installs the Debian packages that Drayage runs on, where they are missing; with the argument "test" also those
+# that specs look with. Needs root only then.
 set -euo pipefail
 declare -A package=([containerd]=containerd [runc]=runc [ip]=iproute2 [nsenter]=util-linux [pgrep]=procps)
+[ "${1:-}" = test ] && package[nft]=nftables
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")
