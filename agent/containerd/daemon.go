@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"drayage.dev/agent/daemon"
+	"drayage.dev/internal/detached"
 )
 
 // minimumVersion is the oldest containerd that speaks version 1 of the container runtime interface.
@@ -57,12 +57,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return d.process().Keep(ctx)
 }
 
-func (d *Daemon) process() daemon.Process {
-	return daemon.Process{
+func (d *Daemon) process() detached.Process {
+	return detached.Process{
 		Name:    "containerd",
 		Command: append(slices.Clone(d.config.Launcher), d.config.Binary, "--config", d.config.configFile()),
-		Mark:    d.config.configFile(), Dir: d.config.DataDir, PIDFile: d.config.pidFile(), LogFile: d.config.logFile(),
-		Cgroups: d.config.Cgroups, Cgroup: d.config.Cgroup,
+		PIDFile: d.config.pidFile(), Mark: d.config.configFile(), Dir: d.config.DataDir, LogFile: d.config.logFile(),
+		Started: func(pid int) error {
+			if d.config.Cgroups == nil {
+				return nil
+			}
+			return d.config.Cgroups.Place(d.config.Cgroup, pid)
+		},
 	}
 }
 

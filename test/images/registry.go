@@ -56,7 +56,9 @@ func (r *Registry) Push(ctx context.Context, image Image) error {
 }
 
 // ServeHTTP lets a registry stand behind a handler of the caller's.
-func (r *Registry) ServeHTTP(w http.ResponseWriter, request *http.Request) { r.handler.ServeHTTP(w, request) }
+func (r *Registry) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	r.handler.ServeHTTP(w, request)
+}
 
 // Serve answers on a listener until the registry is closed. It may be called several times, for example
 // once for the loopback of each node's network namespace.

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"drayage.dev/network/detached"
+	"drayage.dev/internal/detached"
 	"drayage.dev/network/dns"
 )
 
@@ -36,7 +36,7 @@ type Config struct {
 	ResolvConf string
 	// SnapshotFile keeps the services last known, for a start while the API is away.
 	SnapshotFile string
-	// LockFile is held while the process runs (package network/detached); empty means none.
+	// LockFile is held while the process runs (package internal/detached); empty means none.
 	LockFile string
 }
 
