@@ -104,7 +104,10 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 	if err != nil {
 		return nil, err
 	}
-	deps := Deps{Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: r.certs.CAFile()}
+	deps := Deps{
+		Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: r.certs.CAFile(),
+		Kubeconfigs: r.kubeconfigs, Endpoint: r.endpoint(), Shared: !r.alone(),
+	}
 	deps.ClientCertFile, deps.ClientKeyFile = r.certs.ClientFiles(apiserverClient)
 	if err := installGroups(ctx, config.APIGroups, nativeServer.GenericAPIServer, deps, priorities); err != nil {
 		return nil, err

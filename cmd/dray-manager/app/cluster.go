@@ -50,6 +50,11 @@ func (c Cluster) agents() string {
 	return serviceaccount.MakeUsername(c.Namespace, "drayage-agent")
 }
 
+// managers is the user that the managers are.
+func (c Cluster) managers() string {
+	return serviceaccount.MakeUsername(c.Namespace, "drayage-manager")
+}
+
 // servingNames are the names that managers are reached by.
 func (c Cluster) servingNames() (names []string) {
 	for _, service := range []string{webhookService, apiService} {
