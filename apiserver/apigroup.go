@@ -40,6 +40,11 @@ type Config struct {
 	// NodeServiceAccount is the user of the agents' service account where agents are pods of a cluster;
 	// which node's agent a caller is, its token says. Empty: nodes have client certificates only.
 	NodeServiceAccount string
+	// Replicas calls changed with how to reach each other replica of this API, by a name that stays that replica's,
+	// at once and whenever they change, until ctx ends. Nil where there are none.
+	Replicas func(ctx context.Context, changed func(map[string]*restclient.Config)) error
+	// ReplicaUser is who they are, and who this one is to them.
+	ReplicaUser string
 }
 
 // NewAPIGroup returns the group subresources.drayage.dev/v1alpha1. Its streams end with ctx.
@@ -61,6 +66,12 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 		return nil, err
 	}
 
+	if config.Replicas != nil {
+		if err := relay(ctx, ledger, config.Replicas); err != nil {
+			return nil, fmt.Errorf("following the other replicas: %w", err)
+		}
+	}
+
 	gv := subresourcesv1alpha1.GroupVersion
 	pods := reader.pods()
 	// Upstream's scheme knows the options of upstream's subresources; nothing else of the group has a
@@ -80,7 +91,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker, agents: config.NodeServiceAccount},
-		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount},
+		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount, replica: config.ReplicaUser},
 	}
 	return &info, nil
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"drayage.dev/agent/metrics"
 	"drayage.dev/internal/detached"
 )
 
@@ -74,7 +75,7 @@ func (d *Daemon) process() detached.Process {
 // Connect returns a connection to the daemon; it is made when it is used first, and again when it breaks.
 func (d *Daemon) Connect() (*grpc.ClientConn, error) {
 	return grpc.NewClient("unix://"+d.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+		grpc.WithUnaryInterceptor(metrics.RuntimeCalls), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
 }
 
 // Ready waits until the daemon's container runtime interface answers and the sandbox image is in its

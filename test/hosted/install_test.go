@@ -180,6 +180,10 @@ var _ = Describe("Drayage as a guest", Ordered, func() {
 
 	It("confines agents that are pods to their nodes", func(ctx SpecContext) { agentOf(ctx, h, "n1") })
 
+	It("acknowledges endpoints by any manager, whichever a node reported to", func(ctx SpecContext) {
+		acknowledgedByAll(ctx, h, "n1", managers)
+	})
+
 	It("refuses bad input in upstream's words", func(ctx SpecContext) {
 		manifest := filepath.Join(h.dir, "bad.yaml")
 		Expect(os.WriteFile(manifest, []byte(`

@@ -71,11 +71,19 @@ func dnsServer(config Config) detached.Process {
 func dnsLockFile(config Config) string { return config.agentDir("dns.lock") }
 
 func (a *agent) dnsCommand() []string {
-	return []string{
+	command := []string{
 		a.dnsProgram, "--kubeconfig", a.Kubeconfig, "--bind-address", a.dns[0].String(), "--domain", a.ClusterDomain,
 		"--ranges", strings.Join([]string{a.PodCIDR, a.ServiceCIDR}, ","), "--resolv-conf", a.ResolvConf,
 		"--snapshot-file", a.agentDir("dns.json"), "--lock-file", dnsLockFile(a.Config),
+		"--listen-address", a.DNSListenAddress,
 	}
+	if a.DNSSecureListenAddress != "" {
+		command = append(command, "--secure-listen-address", a.DNSSecureListenAddress)
+		if a.ClientCAFile != "" {
+			command = append(command, "--client-ca-file", a.ClientCAFile)
+		}
+	}
+	return append(command, a.DNSArguments...)
 }
 
 // followNode passes the Node's pod addresses to the network, and the Node to those who admit pods.
