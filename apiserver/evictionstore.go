@@ -125,20 +125,23 @@ func mismatch(pod *dcorev1.Pod, preconditions *metav1.Preconditions) error {
 }
 
 // end deletes the pod. The API server ignores the grace period of a custom resource's deletion, so it is
-// carried to the agent first, as the deletion's own admission does where no version is insisted on.
+// carried to the agent first, as the deletion's own admission would where no version is insisted on.
 func (s evictionStore) end(ctx context.Context, pod *corev1.Pod, options *metav1.DeleteOptions) error {
-	preconditions := options.Preconditions
-	if options.GracePeriodSeconds == nil || preconditions == nil || preconditions.ResourceVersion == nil {
+	if options.GracePeriodSeconds == nil {
 		return s.delete(ctx, pod.Namespace, pod.Name, options)
 	}
-	carrier := &pinnedPatcher{store: s, version: pod.ResourceVersion}
-	unpinned := options.DeepCopy()
-	unpinned.Preconditions.ResourceVersion = nil
-	if _, err := admission.PrepareDelete(ctx, pod, unpinned, false, carrier); err != nil {
+	options = options.DeepCopy()
+	if options.Preconditions == nil {
+		options.Preconditions = &metav1.Preconditions{}
+	}
+	insisted := options.Preconditions.ResourceVersion
+	carrier := &gracePatcher{store: s, version: insisted}
+	options.Preconditions.ResourceVersion = nil
+	if _, err := admission.PrepareDelete(ctx, pod, options, false, carrier); err != nil {
 		return err
 	}
-	options = options.DeepCopy()
-	options.GracePeriodSeconds, options.Preconditions.ResourceVersion = nil, &carrier.version
+	// The patches are ours: who insists on the version before them means this one.
+	options.GracePeriodSeconds, options.Preconditions.ResourceVersion = nil, carrier.version
 	return s.delete(ctx, pod.Namespace, pod.Name, options)
 }
 
@@ -150,28 +153,31 @@ func (s evictionStore) delete(ctx context.Context, namespace, name string, optio
 	})
 }
 
-// pinnedPatcher patches a pod for as long as nobody else does.
-type pinnedPatcher struct {
+// gracePatcher patches a pod; where a version is insisted on, only for as long as nobody else does.
+type gracePatcher struct {
 	store   evictionStore
-	version string
+	version *string
 }
 
 // PatchPod implements admission.PodPatcher.
-func (p *pinnedPatcher) PatchPod(ctx context.Context, namespace, name string, mergePatch []byte) (*metav1.ObjectMeta, error) {
-	var patch map[string]any
-	if err := json.Unmarshal(mergePatch, &patch); err != nil {
-		return nil, fmt.Errorf("reading the patch of a deletion: %w", err)
-	}
-	metadata, _ := patch["metadata"].(map[string]any)
-	metadata["resourceVersion"] = p.version
-	pinned, err := json.Marshal(patch)
-	if err != nil {
-		return nil, fmt.Errorf("writing the patch of a deletion: %w", err)
+func (p *gracePatcher) PatchPod(ctx context.Context, namespace, name string, mergePatch []byte) (*metav1.ObjectMeta, error) {
+	if p.version != nil {
+		var patch map[string]map[string]any
+		if err := json.Unmarshal(mergePatch, &patch); err != nil {
+			return nil, fmt.Errorf("reading the patch of a deletion: %w", err)
+		}
+		patch["metadata"]["resourceVersion"] = *p.version
+		var err error
+		if mergePatch, err = json.Marshal(patch); err != nil {
+			return nil, fmt.Errorf("writing the patch of a deletion: %w", err)
+		}
 	}
 	pod := &dcorev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	if err := p.store.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, pinned)); err != nil {
+	if err := p.store.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, mergePatch)); err != nil {
 		return nil, err
 	}
-	p.version = pod.ResourceVersion
+	if p.version != nil {
+		p.version = &pod.ResourceVersion
+	}
 	return &pod.ObjectMeta, nil
 }
