@@ -13,6 +13,7 @@ import (
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	podrest "k8s.io/kubernetes/pkg/registry/core/pod/rest"
+	"k8s.io/utils/clock"
 
 	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
 	"drayage.dev/apiserver/applied"
@@ -61,6 +62,10 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	if err != nil {
 		return nil, err
 	}
+	evictions, err := newEvictionStore(config.Client)
+	if err != nil {
+		return nil, err
+	}
 	ledger := applied.New()
 	if err := ledger.Follow(ctx, config.Client); err != nil {
 		return nil, err
@@ -87,6 +92,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 			&podrest.AttachREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 		podsPath(subresourcesv1alpha1.PortForwardSubresource): &portForwardREST{
 			&podrest.PortForwardREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
+		podsPath(subresourcesv1alpha1.EvictionSubresource): &evictionREST{store: evictions, surge: surge{evictions, clock.RealClock{}}},
 
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},

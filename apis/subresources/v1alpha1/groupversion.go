@@ -25,6 +25,9 @@ const (
 	AttachSubresource = "attach"
 	// PortForwardSubresource opens connections to a pod's ports (upstream's PodPortForwardOptions).
 	PortForwardSubresource = "portforward"
+	// EvictionSubresource deletes the pod where its disruption budget allows it (POST, upstream's policy/v1
+	// Eviction).
+	EvictionSubresource = "eviction"
 
 	// NodesResource carries what one node asks of the control plane.
 	NodesResource = "nodes"
