@@ -80,11 +80,15 @@ func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc
 func dnsLockFile(config Config) string { return config.agentDir("dns.lock") }
 
 func (a *agent) dnsCommand() []string {
-	return []string{
+	command := []string{
 		a.dnsProgram, "--kubeconfig", a.Kubeconfig, "--bind-address", a.dns[0].String(), "--domain", a.ClusterDomain,
 		"--ranges", strings.Join([]string{a.PodCIDR, a.ServiceCIDR}, ","), "--resolv-conf", a.ResolvConf,
 		"--snapshot-file", a.agentDir("dns.json"), "--lock-file", dnsLockFile(a.Config),
 	}
+	for _, stub := range a.StubDomains {
+		command = append(command, "--stub-domain", stub)
+	}
+	return command
 }
 
 // followNode passes the Node's pod addresses to the network, and the Node to those who admit pods.
