@@ -179,8 +179,8 @@ var _ = Describe("services", func() {
 		Expect(api.Create(ctx, u)).To(MatchError(ContainSubstring(message)))
 	},
 		Entry("without ports", `{}`, `Service.core.drayage.dev "web" is invalid: spec.ports: Required value`),
-		Entry("with external traffic policy Local", `{type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]}`,
-			`spec.externalTrafficPolicy: Forbidden: the value "Local" is not implemented by Drayage yet`),
+		Entry("with a traffic distribution", `{trafficDistribution: PreferClose, ports: [{port: 80}]}`,
+			`spec.trafficDistribution: Forbidden: not implemented by Drayage yet`),
 		Entry("with two stacks", `{ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}`,
 			`spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services`),
 	)

@@ -16,6 +16,7 @@ import (
 	coreinternal "k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/printers"
 	"k8s.io/kubernetes/pkg/printers/internalversion"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -107,6 +108,37 @@ var _ = Describe("a Service", func() {
 		Expect(again.Spec.ClusterIP).To(Equal(before.Spec.ClusterIP))
 		Expect(again.Spec.Ports).To(Equal(before.Spec.Ports))
 		Consistently(claimsOf(ctx, s)).Should(ConsistOf(before.Spec.ClusterIP, strconv.Itoa(int(before.Spec.Ports[0].NodePort))))
+	})
+
+	It("gets a health check port where traffic from outside stays on the node, keeps and gives it back", func(ctx context.Context) {
+		local := func(s *dcorev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
+			s.Spec.AllocateLoadBalancerNodePorts = ptr.To(false)
+		}
+		s := service(namespace, "web", local)
+		create(ctx, s)
+		Eventually(reading(s)).WithContext(ctx).Should(HaveField("Spec.HealthCheckNodePort", BeNumerically(">=", 30000)))
+		port := s.Spec.HealthCheckNodePort
+		Expect(s.Spec.Ports[0].NodePort).To(BeZero(), "none was wanted")
+		Eventually(claimsOf(ctx, s)).Should(ConsistOf(s.Spec.ClusterIP, strconv.Itoa(int(port))))
+
+		By("applying the manifest again")
+		again := service(namespace, "web", local)
+		again.ResourceVersion = s.ResourceVersion
+		Expect(api.Update(ctx, again)).To(Succeed())
+		Expect(again.Spec.HealthCheckNodePort).To(Equal(port))
+		By("asking for another one")
+		again.Spec.HealthCheckNodePort = port%32000 + 1
+		Expect(api.Update(ctx, again)).To(MatchError(ContainSubstring("field is immutable")))
+
+		By("serving from everywhere again")
+		again = service(namespace, "web", local)
+		again.Spec.ExternalTrafficPolicy = ""
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(s), s)).To(Succeed())
+		again.ResourceVersion = s.ResourceVersion
+		Expect(api.Update(ctx, again)).To(Succeed())
+		Expect(again.Spec.HealthCheckNodePort).To(BeZero())
+		Eventually(claimsOf(ctx, s)).Should(ConsistOf(s.Spec.ClusterIP))
 	})
 
 	It("gets exactly what it asks for, or learns who has it, and gets it when that one goes", func(ctx context.Context) {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	util "k8s.io/kubernetes/pkg/api/v1/service"
 	"k8s.io/kubernetes/pkg/apis/apps"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/capabilities"
@@ -152,6 +153,9 @@ var _ = Describe("workloads, compared with upstream's strategies", func() {
 				if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 					s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 				}
+				if util.NeedsHealthCheck(s) && s.Spec.HealthCheckNodePort == 0 {
+					s.Spec.HealthCheckNodePort = 30999
+				}
 			}
 			compare(ctx, obj, old, serviceregistry.Strategy, func() runtime.Object { return &core.Service{} })
 		}
@@ -210,6 +214,16 @@ var serviceChanges = []func(r *rand.Rand, s *corev1.Service){
 	},
 	func(r *rand.Rand, s *corev1.Service) {
 		s.Spec.ExternalTrafficPolicy = pick(r, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal, "X")
+	},
+	func(r *rand.Rand, s *corev1.Service) {
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.HealthCheckNodePort = pick[int32](r, 0, 30998, -1)
+	},
+	func(r *rand.Rand, s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.LoadBalancerSourceRanges = pick(r, []string{"10.0.0.0/8", " 10.1.0.0/16"}, []string{"10.0.0.1"})
+		s.Spec.LoadBalancerClass = pick(r, nil, ptr.To("example.com/lb"), ptr.To("A B"))
+		s.Spec.AllocateLoadBalancerNodePorts = pick(r, nil, ptr.To(false))
 	},
 	func(r *rand.Rand, s *corev1.Service) { s.Name = pick(r, "web", "9web", "Web", "") },
 	func(r *rand.Rand, s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true },

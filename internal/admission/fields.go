@@ -75,8 +75,8 @@ var volumeFields = []Field{
 func containerFields(path string, more ...Field) []Field {
 	hostNetwork := func(pod *corev1.PodSpec, _ any) bool { return pod.HostNetwork }
 	return append([]Field{
-		{Path: path + ".ports[*].hostPort", Unless: "spec.hostNetwork is true", unless: hostNetwork},
-		{Path: path + ".ports[*].hostIP", Unless: "spec.hostNetwork is true", unless: hostNetwork},
+		// Packets from the node's loopback address cannot be led to a pod without opening it to the network.
+		{Path: path + ".ports[*].hostIP", Values: []string{"127.0.0.1", "::1"}, Unless: "spec.hostNetwork is true", unless: hostNetwork},
 		{Path: path + ".ports[*].protocol", Values: []string{string(corev1.ProtocolSCTP)}},
 		{Path: path + ".resources.claims"},
 		{Path: path + ".resources.limits[ephemeral-storage]"},
@@ -97,11 +97,6 @@ var serviceFields = []Field{
 	{Path: "metadata.annotations[" + corev1.AnnotationLoadBalancerSourceRangesKey + "]"},
 	{Path: "metadata.annotations[" + corev1.AnnotationTopologyMode + "]", Except: []string{"Disabled", "disabled"}},
 	{Path: "spec.loadBalancerIP"},
-	{Path: "spec.loadBalancerSourceRanges"},
-	{Path: "spec.loadBalancerClass"},
-	{Path: "spec.allocateLoadBalancerNodePorts", Values: []string{"false"}},
-	{Path: "spec.externalTrafficPolicy", Values: []string{string(corev1.ServiceExternalTrafficPolicyLocal)}},
-	{Path: "spec.healthCheckNodePort"},
 	{Path: "spec.trafficDistribution"},
 	{Path: "spec.ipFamilies[*]", Values: []string{string(corev1.IPv6Protocol)}},
 	{Path: "spec.ports[*].protocol", Values: []string{string(corev1.ProtocolSCTP)}},

@@ -88,6 +88,9 @@ var implemented = map[string][]string{
 		"spec.ipFamilies[*]",
 		"spec.ipFamilyPolicy",
 		"spec.allocateLoadBalancerNodePorts",
+		"spec.loadBalancerClass",
+		"spec.loadBalancerSourceRanges[*]",
+		"spec.healthCheckNodePort",
 	},
 	"Node": {
 		"kind", "apiVersion", "metadata...", "status...",
@@ -115,7 +118,7 @@ func implementedOfContainer(path string) []string {
 	for _, name := range []string{
 		"name", "image", "command[*]", "args[*]", "workingDir", "imagePullPolicy",
 		"ports[*].name", "ports[*].containerPort", "ports[*].protocol",
-		"ports[*].hostPort", "ports[*].hostIP", // in the host's network
+		"ports[*].hostPort", "ports[*].hostIP",
 		"envFrom...",
 		"env[*].name", "env[*].value",
 		"env[*].valueFrom.fieldRef...", "env[*].valueFrom.resourceFieldRef...",

@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,8 @@ import (
 	endpointsliceregistry "k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
 	budgetregistry "k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	priorityclassregistry "k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
+
+	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 )
 
 // Object is an upstream object of one of the kinds that Drayage has: *corev1.Pod, Node and Service,
@@ -60,7 +63,8 @@ func PrepareObject(ctx context.Context, obj, old Object, lookup Lookup) (warning
 		ctx = request.WithRequestInfo(ctx, &request.RequestInfo{
 			IsResourceRequest: true, APIGroup: discoveryv1.GroupName, APIVersion: "v1", Resource: "endpointslices",
 		})
-		return prepare(ctx, endpointsliceregistry.Strategy, obj, old, newEndpointSlice, endpointMatcher.refused(obj, nil, nil))
+		return prepare(ctx, endpointsliceregistry.Strategy, obj, old, newEndpointSlice,
+			append(endpointMatcher.refused(obj, nil, nil), checkWeight(obj)...))
 	case *policyv1.PodDisruptionBudget:
 		return prepare(ctx, budgetregistry.Strategy, obj, old, newBudget, nil)
 	case *schedulingv1.PriorityClass:
@@ -91,6 +95,16 @@ func ValidateStatus(ctx context.Context, obj, old Object) (warnings []string, er
 		return validateUpdate(ctx, budgetregistry.StatusStrategy, obj, &policy.PodDisruptionBudget{}, old, &policy.PodDisruptionBudget{})
 	}
 	return nil, nil
+}
+
+// checkWeight refuses a weight that the service proxies would not understand.
+func checkWeight(slice *discoveryv1.EndpointSlice) field.ErrorList {
+	text, ok := slice.Annotations[ddiscoveryv1.WeightAnnotation]
+	if weight, err := strconv.Atoi(text); !ok || err == nil && weight >= 0 && weight <= ddiscoveryv1.MaxWeight {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata", "annotations").Key(ddiscoveryv1.WeightAnnotation), text,
+		fmt.Sprintf("must be a number from 0 to %d", ddiscoveryv1.MaxWeight))}
 }
 
 func newNode() runtime.Object          { return &core.Node{} }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	util "k8s.io/kubernetes/pkg/api/v1/service"
 	"k8s.io/kubernetes/pkg/apis/core"
 	serviceregistry "k8s.io/kubernetes/pkg/registry/core/service"
 	netutils "k8s.io/utils/net"
@@ -24,6 +25,7 @@ func prepareService(ctx context.Context, service *corev1.Service) (warnings []st
 	}
 	errs = refuseService(service)
 	errs = append(errs, chooseFamilies(service, nil)...)
+	defer promiseHealthCheckPort(service)()
 	warnings, more := create(ctx, serviceregistry.Strategy, service, &core.Service{})
 	return warnings, append(errs, more...)
 }
@@ -37,8 +39,28 @@ func prepareServiceUpdate(ctx context.Context, service, old *corev1.Service) (wa
 	alignClusterIPs(service, old)
 	errs = refuseService(service)
 	errs = append(errs, chooseFamilies(service, old)...)
+	if util.NeedsHealthCheck(old) && old.Spec.HealthCheckNodePort == 0 {
+		// What is set for the first time is no change.
+		old.Spec.HealthCheckNodePort = service.Spec.HealthCheckNodePort
+	}
+	defer promiseHealthCheckPort(service)()
+	defer promiseHealthCheckPort(old)()
 	warnings, more := update(ctx, serviceregistry.Strategy, service, &core.Service{}, old, &core.Service{})
 	return warnings, append(errs, more...)
+}
+
+// promisedPort stands for a health check port that the service controller will set: upstream has allocated
+// one when it validates.
+const promisedPort = 65535
+
+// promiseHealthCheckPort sets a health check port where one is needed and none is there yet, until the
+// returned function is called.
+func promiseHealthCheckPort(service *corev1.Service) (done func()) {
+	if !util.NeedsHealthCheck(service) || service.Spec.HealthCheckNodePort != 0 {
+		return func() {}
+	}
+	service.Spec.HealthCheckNodePort = promisedPort
+	return func() { service.Spec.HealthCheckNodePort = 0 }
 }
 
 func refuseService(service *corev1.Service) field.ErrorList {
@@ -59,7 +81,7 @@ func hasNodePorts(service *corev1.Service) bool {
 	return false
 }
 
-// keepAllocated fills in the addresses and node ports that old has and an update leaves out.
+// keepAllocated fills in the addresses, node ports and health check port that old has and an update leaves out.
 func keepAllocated(service, old *corev1.Service) {
 	if hasClusterIP(service) && hasClusterIP(old) {
 		if service.Spec.ClusterIP == "" {
@@ -68,6 +90,9 @@ func keepAllocated(service, old *corev1.Service) {
 		if len(service.Spec.ClusterIPs) == 0 {
 			service.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
 		}
+	}
+	if util.NeedsHealthCheck(service) && util.NeedsHealthCheck(old) && service.Spec.HealthCheckNodePort == 0 {
+		service.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
 	}
 	if !hasNodePorts(service) || !hasNodePorts(old) {
 		return

@@ -76,6 +76,22 @@ var _ = Describe("the list of unimplemented fields", func() {
 		})
 	}
 
+	It("refuses a weight of endpoints that is none", func(ctx context.Context) {
+		weigh := func(weight string) error {
+			slice := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
+			slice.Namespace, slice.Name = "shop", "web-1"
+			slice.Annotations = map[string]string{"networking.drayage.dev/weight": weight}
+			_, errs := admission.PrepareObject(ctx, slice, nil, newLookup())
+			return errs.ToAggregate()
+		}
+		for _, weight := range []string{"0", "90", "1000"} {
+			Expect(weigh(weight)).To(Succeed())
+		}
+		for _, weight := range []string{"", "-1", "1001", "10%"} {
+			Expect(weigh(weight)).To(MatchError(ContainSubstring("must be a number from 0 to 1000")), weight)
+		}
+	})
+
 	It("accepts a size limit of a volume in memory", func(ctx context.Context) {
 		pod := newPod()
 		limit := resource.MustParse("1Mi")

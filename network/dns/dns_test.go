@@ -64,6 +64,8 @@ func (o *outside) ServeDNS(w miekg.ResponseWriter, request *miekg.Msg) {
 		reply.Rcode = miekg.RcodeServerFailure
 	case name == "example.com." && request.Question[0].Qtype == miekg.TypeA:
 		add("example.com. 300 IN A 203.0.113.9")
+	case name == "host.corp.test.":
+		add("host.corp.test. 60 IN A 10.9.9.9")
 	case name == "large.example." && udp:
 		reply.Truncated = true
 	case name == "large.example.":
@@ -85,7 +87,9 @@ var _ = Describe("dray-dns", Ordered, func() {
 		cfg    dns.Config
 		server string
 		other  *outside
-		stop   func()
+		// corporate answers for a stub domain.
+		corporate *outside
+		stop      func()
 	)
 
 	ask := func(name string, kind uint16, change ...func(*miekg.Msg, *miekg.Client)) *miekg.Msg {
@@ -144,7 +148,9 @@ var _ = Describe("dray-dns", Ordered, func() {
 		api, err = cp.Client()
 		Expect(err).NotTo(HaveOccurred())
 		Expect(api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})).To(Succeed())
-		other = newOutside()
+		other, corporate = newOutside(), newOutside()
+		stub, err := dns.ParseStub("Corp.test=" + corporate.address)
+		Expect(err).NotTo(HaveOccurred())
 		free, err := net.Listen("tcp", "127.0.0.1:0")
 		Expect(err).NotTo(HaveOccurred())
 		server = free.Addr().String()
@@ -152,7 +158,7 @@ var _ = Describe("dray-dns", Ordered, func() {
 		cfg = dns.Config{
 			RESTConfig: cp.Config, Address: netip.MustParseAddr("127.0.0.1"), Port: netip.MustParseAddrPort(server).Port(),
 			Ranges:    []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("10.96.0.0/16")},
-			Upstreams: []string{other.address}, SnapshotFile: filepath.Join(GinkgoT().TempDir(), "dns.json"),
+			Upstreams: []string{other.address}, Stubs: []dns.Stub{stub, {Domain: "deep.corp.test.", Servers: []string{"127.0.0.1:1"}}}, SnapshotFile: filepath.Join(GinkgoT().TempDir(), "dns.json"),
 		}
 		service("user-service", func(s *corev1.ServiceSpec) { s.ClusterIP = "10.96.0.20" })
 		service("db", func(s *corev1.ServiceSpec) { s.ClusterIP = "None" })
@@ -164,6 +170,17 @@ var _ = Describe("dray-dns", Ordered, func() {
 		service("loop", func(s *corev1.ServiceSpec) {
 			s.Type, s.ExternalName = corev1.ServiceTypeExternalName, "loop.shop.svc.cluster.local"
 		})
+		service("early", func(s *corev1.ServiceSpec) { s.ClusterIP, s.PublishNotReadyAddresses = "None", true })
+		service("plain", func(s *corev1.ServiceSpec) { s.ClusterIP = "10.96.0.40"; s.Ports[0].Name = "" })
+		early := &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: "early-1", Labels: map[string]string{discoveryv1.LabelServiceName: "early"}},
+			AddressType: discoveryv1.AddressTypeIPv4,
+			Endpoints: []discoveryv1.Endpoint{
+				// As upstream's controller writes them for publishNotReadyAddresses.
+				{Addresses: []string{"10.244.1.8"}, Hostname: ptr.To("early-0"), Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(false)}},
+			},
+		}
+		Expect(api.Create(ctx, upstream.FromEndpointSlice(early))).To(Succeed())
 		slice := &discoveryv1.EndpointSlice{
 			ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: "db-1", Labels: map[string]string{discoveryv1.LabelServiceName: "db"}},
 			AddressType: discoveryv1.AddressTypeIPv4,
@@ -193,6 +210,9 @@ var _ = Describe("dray-dns", Ordered, func() {
 		Entry("a headless service", "db.shop.svc.cluster.local.", miekg.TypeA, "10.244.1.5", "10.244.1.6"),
 		Entry("a named pod", "db-0.db.shop.svc.cluster.local.", miekg.TypeA, "10.244.1.5"),
 		Entry("an unnamed pod", "10-244-1-6.db.shop.svc.cluster.local.", miekg.TypeA, "10.244.1.6"),
+		Entry("a pod that is not ready, where that does not matter", "early.shop.svc.cluster.local.", miekg.TypeA, "10.244.1.8"),
+		Entry("its name", "early-0.early.shop.svc.cluster.local.", miekg.TypeA, "10.244.1.8"),
+		Entry("every port of a service", "user-service.shop.svc.cluster.local.", miekg.TypeSRV, "0 100 80 user-service.shop.svc.cluster.local."),
 		Entry("a pod's address", "10-244-9-9.shop.pod.cluster.local.", miekg.TypeA, "10.244.9.9"),
 		Entry("a port", "_web._tcp.user-service.shop.svc.cluster.local.", miekg.TypeSRV, "0 100 80 user-service.shop.svc.cluster.local."),
 		Entry("a headless service's ports", "_web._tcp.db.shop.svc.cluster.local.", miekg.TypeSRV,
@@ -216,6 +236,10 @@ var _ = Describe("dray-dns", Ordered, func() {
 		Entry("no such service", "nobody.shop.svc.cluster.local.", miekg.TypeA, "NXDOMAIN"),
 		Entry("no such pod", "x.db.shop.svc.cluster.local.", miekg.TypeA, "NXDOMAIN"),
 		Entry("no such port", "_smtp._tcp.user-service.shop.svc.cluster.local.", miekg.TypeSRV, "NXDOMAIN"),
+		Entry("a port without a name", "_._tcp.plain.shop.svc.cluster.local.", miekg.TypeSRV, "NXDOMAIN"),
+		Entry("a pod's name that is no address", "web-0.shop.pod.cluster.local.", miekg.TypeA, "NXDOMAIN"),
+		Entry("an endpoint's name below a service with an address", "db-0.user-service.shop.svc.cluster.local.", miekg.TypeA, "NXDOMAIN"),
+		Entry("an alias's text", "user-service.shop.svc.cluster.local.", miekg.TypeTXT, "NOERROR"),
 		Entry("an unready pod", "10-244-1-7.db.shop.svc.cluster.local.", miekg.TypeA, "NXDOMAIN"),
 		Entry("a search path's guess", "example.com.shop.svc.cluster.local.", miekg.TypeA, "NXDOMAIN"),
 		Entry("another", "example.com.cluster.local.", miekg.TypeA, "NXDOMAIN"),
@@ -251,6 +275,26 @@ var _ = Describe("dray-dns", Ordered, func() {
 		other.down.Store(false)
 		Eventually(func() int { return ask("later.example.", miekg.TypeA).Rcode }, "5s").Should(Equal(miekg.RcodeNameError))
 	})
+
+	It("asks those of a stub domain about its names", func() {
+		before := other.asked.Load()
+		Expect(answers("HOST.corp.test.", miekg.TypeA)()).To(Equal([]string{"10.9.9.9"}))
+		Expect(ask("nobody.corp.test.", miekg.TypeA).Rcode).To(Equal(miekg.RcodeNameError))
+		Expect(other.asked.Load()).To(Equal(before))
+		Expect(corporate.asked.Load()).To(BeEquivalentTo(2))
+		Expect(ask("host.deep.corp.test.", miekg.TypeA).Rcode).To(Equal(miekg.RcodeServerFailure), "the deeper domain's servers, who are away")
+		Expect(ask("host.notcorp.test.", miekg.TypeA).Rcode).To(Equal(miekg.RcodeNameError))
+		Expect(other.asked.Load()).To(Equal(before + 1))
+	})
+
+	DescribeTable("refuses a stub domain", func(text, message string) {
+		_, err := dns.ParseStub(text)
+		Expect(err).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("without servers", "corp.test", "want domain=address"),
+		Entry("without a domain", "=192.0.2.1", "want domain=address"),
+		Entry("with a name for a server", "corp.test=ns.corp.test", `"ns.corp.test" is no address`),
+	)
 
 	It("cuts answers to what the client takes", func() {
 		small := ask("large.example.", miekg.TypeTXT)

@@ -31,8 +31,8 @@ var errNoServer = errors.New("no name server outside the cluster is known")
 
 // forwarder asks the node's own name servers.
 type forwarder struct {
-	// servers returns the servers' addresses (host:port), in order of preference.
-	servers func() []string
+	// servers returns the servers' addresses (host:port) for a name, in order of preference.
+	servers func(name string) []string
 	cache   *cache
 	slots   chan struct{}
 	flights singleflight.Group
@@ -41,7 +41,7 @@ type forwarder struct {
 	failed map[string]time.Time
 }
 
-func newForwarder(servers func() []string) *forwarder {
+func newForwarder(servers func(name string) []string) *forwarder {
 	return &forwarder{
 		servers: servers, cache: newCache(), slots: make(chan struct{}, maxForwards), failed: map[string]time.Time{},
 	}
@@ -80,7 +80,7 @@ func (f *forwarder) exchange(ctx context.Context, q question) (*dns.Msg, error) 
 	err := errNoServer
 	var last *dns.Msg
 	for range attempts {
-		for _, server := range f.ordered() {
+		for _, server := range f.ordered(q.name) {
 			var message *dns.Msg
 			start := time.Now()
 			message, err = exchangeWith(ctx, server, request)
@@ -112,12 +112,12 @@ func exchangeWith(ctx context.Context, server string, request *dns.Msg) (*dns.Ms
 	return message, err
 }
 
-// ordered are the servers, those that failed lately behind the others.
-func (f *forwarder) ordered() []string {
+// ordered are the servers for a name, those that failed lately behind the others.
+func (f *forwarder) ordered(name string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var good, bad []string
-	for _, server := range f.servers() {
+	for _, server := range f.servers(name) {
 		if time.Since(f.failed[server]) < restFor {
 			bad = append(bad, server)
 		} else {

@@ -46,6 +46,8 @@ type Config struct {
 	// ResolvConf are asked, which is read again when it changes.
 	Upstreams  []string
 	ResolvConf string
+	// Stubs are domains that other servers answer for.
+	Stubs []Stub
 	// SnapshotFile keeps what the API said last, for a start while the API is away; empty means none.
 	SnapshotFile string
 	// TTL is the records' time to live, in whole seconds; 0 means five seconds.
@@ -158,7 +160,9 @@ func newHandler(cfg Config, store *Store, listen string) *handler {
 	zone := &Zone{
 		Domain: cfg.Domain, Address: cfg.Address, Ranges: cfg.Ranges, TTL: uint32(cfg.TTL / time.Second), Store: store,
 	}
-	return &handler{zone: zone, forward: newForwarder(servers), requests: make(chan struct{}, maxRequests), port: int(cfg.Port)}
+	return &handler{
+		zone: zone, forward: newForwarder(stubServers(cfg.Stubs, servers)), requests: make(chan struct{}, maxRequests), port: int(cfg.Port),
+	}
 }
 
 func withPort(server string) string {

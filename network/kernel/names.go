@@ -10,6 +10,9 @@ const (
 	// LinkPrefix begins the name of every link that Drayage makes on a node.
 	LinkPrefix = "dray"
 
+	// NodeLinkPrefix begins the names of Drayage's links that are no pod's.
+	NodeLinkPrefix = "drayage-"
+
 	// ServiceLink is the link behind ServiceRouteTable.
 	ServiceLink = "drayage-svc"
 

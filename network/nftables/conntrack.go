@@ -14,26 +14,37 @@ import (
 
 // staleFlows returns the UDP frontends among next whose endpoints have changed, with the endpoints that
 // serve from now on. A UDP flow would stick to an endpoint that is gone for as long as the client keeps
-// sending; TCP connections are left to end by themselves.
-func (t *Table) staleFlows(next map[spec.Key]*spec.Frontend) flows {
+// sending; TCP connections are left to end by themselves. Unless next is the whole, what it does not
+// name stays as it was.
+func (t *Table) staleFlows(next map[spec.Key]*spec.Frontend, whole bool) flows {
 	stale := flows{}
+	now := func(key spec.Key) *spec.Frontend {
+		if f, ok := next[key]; ok || whole {
+			return f
+		}
+		return t.applied[key]
+	}
 	for key, f := range next {
-		old := t.applied[key]
-		if key.Proto != unix.IPPROTO_UDP || !key.Addr.Is4() || old.Equal(f) {
+		if key.Proto != unix.IPPROTO_UDP || !key.Addr.Is4() || t.applied[key].Equal(f) {
 			continue
 		}
-		var serving []netip.AddrPort
-		if f != nil {
-			serving = f.Slots
-		}
-		stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving
+		stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving(key, now)
 	}
 	return stale
 }
 
-// udpFrontend reads the key of a UDP frontend from its element of the svc map.
+// serving are the endpoints behind a frontend's address, for clients inside and all others: a flow does
+// not tell whose it is.
+func serving(key spec.Key, now func(spec.Key) *spec.Frontend) []netip.AddrPort {
+	key.Inside = false
+	all := slices.Clone(now(key).Endpoints())
+	key.Inside = true
+	return append(all, now(key).Endpoints()...)
+}
+
+// udpFrontend reads the key of a UDP frontend, of whichever plane, from its element of the svc map.
 func udpFrontend(e element) (spec.Key, bool) {
-	if e.set != setServices || e.key[4] != unix.IPPROTO_UDP {
+	if e.set != everybody.set(setServices) && e.set != inside.set(setServices) || e.key[4] != unix.IPPROTO_UDP {
 		return spec.Key{}, false
 	}
 	return spec.Key{

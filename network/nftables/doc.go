@@ -10,11 +10,24 @@
 //	ep       address . protocol . port . slot    : endpoint address . endpoint port
 //	hairpin  pod . pod, for pods of this node behind any frontend
 //
+// for frontends whose endpoints get different shares of the connections
+//
+//	groups   address . protocol . port . one of a thousand : group (number, number of slots)
+//	members  group                               : jump to the group's chain, which chooses a slot
+//
+// for those that serve some clients only
+//
+//	restricted address . protocol . port
+//	sources    address . protocol . port . range of clients
+//
 // and for frontends with ClientIP affinity
 //
 //	affinity client . address . protocol . port  : name of the endpoint that the client was sent to
 //	names    address . protocol . port . slot    : name of the endpoint
 //	ep       address . protocol . port . name    : endpoint address . endpoint port
+//
+// All but hairpin, members, restricted and sources are there twice: once more, with names that end in -in,
+// for frontends that only pods of this node and its own processes use, and that they find first.
 //
 // No big map holds verdicts: those would cost milliseconds on every commit.
 package nftables

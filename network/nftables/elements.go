@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"cmp"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -20,18 +22,63 @@ func (e elements) add(key spec.Key, f *spec.Frontend) {
 	if f == nil {
 		return
 	}
-	s := shapeOf(f)
-	frontend := appendKey(make([]byte, 0, 20), key)
-	e[element{setServices, string(frontend)}] = string(appendNative(nil, s.code()))
-	for i, slot := range f.Slots[:s.slots] {
+	s := shapeOf(key, f)
+	frontend := appendKey(make([]byte, 0, 32), key)
+	e[element{s.plane.set(setServices), string(frontend)}] = string(appendNative(nil, s.code()))
+	if s.plane == everybody {
+		e.restrict(frontend, f.Sources)
+	}
+	if s.slots != weighted {
+		e.addSlots(s, frontend, 0, f.Slots)
+		return
+	}
+	share := 0
+	for i, group := range f.Groups {
+		code := string(appendNative(nil, memberShape(i, group).code()))
+		for range group.Share {
+			e[element{s.plane.set(setGroups), string(appendNative(frontend, uint32(share)))}] = code
+			share++
+		}
+		e.addSlots(s, frontend, i, group.Slots)
+	}
+}
+
+// addSlots enters the endpoints of one group; without groups there is one of number 0.
+func (e elements) addSlots(s shape, frontend []byte, group int, slots []netip.AddrPort) {
+	for i, slot := range slots[:min(len(slots), spec.MaxSlots)] {
 		endpoint := string(appendEndpoint(nil, slot))
-		numbered := string(appendNative(frontend, uint32(i)))
-		e[element{setEndpoints, numbered}] = endpoint
+		numbered := string(appendNative(frontend, uint32(group)<<groupBits|uint32(i)))
+		e[element{s.plane.set(setEndpoints), numbered}] = endpoint
 		if s.affinity > 0 {
-			e[element{setNames, numbered}] = string(appendNative(nil, endpointName(slot)))
-			e[element{setEndpoints, string(appendNative(frontend, endpointName(slot)))}] = endpoint
+			e[element{s.plane.set(setNames), numbered}] = string(appendNative(nil, endpointName(slot)))
+			e[element{s.plane.set(setEndpoints), string(appendNative(frontend, endpointName(slot)))}] = endpoint
 		}
 	}
+}
+
+// restrict enters the sources that alone may use a frontend. The key of an interval is its first and its
+// last address.
+func (e elements) restrict(frontend []byte, sources []netip.Prefix) {
+	if len(sources) == 0 {
+		return
+	}
+	e[element{setRestricted, string(frontend)}] = ""
+	for _, prefix := range sources {
+		if !prefix.Addr().Is4() {
+			continue
+		}
+		first := string(appendAddress(frontend, prefix.Masked().Addr()))
+		e[element{setSources, first + string(appendAddress(frontend, last4(prefix)))}] = ""
+	}
+}
+
+// last4 is the last address of an IPv4 prefix.
+func last4(prefix netip.Prefix) netip.Addr {
+	four := prefix.Masked().Addr().As4()
+	for i := range four {
+		four[i] |= ^net.CIDRMask(prefix.Bits(), 32)[i]
+	}
+	return netip.AddrFrom4(four)
 }
 
 func hairpinElement(address netip.Addr) element {
@@ -76,22 +123,24 @@ func newSharing() sharing {
 }
 
 // change moves the counts by one frontend, forwards (+1) or backwards (-1).
-func (s sharing) change(f *spec.Frontend, by int) {
+func (s sharing) change(key spec.Key, f *spec.Frontend, by int) {
 	if f == nil {
 		return
 	}
-	s.shapes[shapeOf(f)] += by
+	for _, shape := range shapesOf(key, f) {
+		s.shapes[shape] += by
+	}
 	for _, address := range f.Local {
 		s.hairpin[address] += by
 	}
 }
 
 // replace counts one frontend out and another in, and enters what thereby begins or ends into d.
-func (s sharing) replace(old, next *spec.Frontend, touched *touched) {
-	touched.note(s, old)
-	touched.note(s, next)
-	s.change(old, -1)
-	s.change(next, +1)
+func (s sharing) replace(key spec.Key, old, next *spec.Frontend, touched *touched) {
+	touched.note(s, key, old)
+	touched.note(s, key, next)
+	s.change(key, old, -1)
+	s.change(key, next, +1)
 }
 
 // touched remembers whether what a change touches was in use before it.
@@ -100,12 +149,14 @@ type touched struct {
 	hairpin map[netip.Addr]bool
 }
 
-func (t *touched) note(s sharing, f *spec.Frontend) {
+func (t *touched) note(s sharing, key spec.Key, f *spec.Frontend) {
 	if f == nil {
 		return
 	}
-	if _, ok := t.shapes[shapeOf(f)]; !ok {
-		t.shapes[shapeOf(f)] = s.shapes[shapeOf(f)] > 0
+	for _, shape := range shapesOf(key, f) {
+		if _, ok := t.shapes[shape]; !ok {
+			t.shapes[shape] = s.shapes[shape] > 0
+		}
 	}
 	for _, address := range f.Local {
 		if _, ok := t.hairpin[address]; !ok {
@@ -143,5 +194,5 @@ func (t *touched) settle(s sharing, d *difference) {
 }
 
 func sortShapes(shapes []shape) {
-	slices.SortFunc(shapes, func(a, b shape) int { return int(int64(a.code()) - int64(b.code())) })
+	slices.SortFunc(shapes, func(a, b shape) int { return cmp.Or(cmp.Compare(a.set(), b.set()), cmp.Compare(a.code(), b.code())) })
 }

@@ -2,7 +2,9 @@ package nftables_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os/exec"
 	"regexp"
@@ -12,7 +14,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"net"
 
 	"drayage.dev/network/kernel"
 	"drayage.dev/network/netlab"
@@ -51,10 +52,16 @@ func sorted(dump string) []string {
 var _ = Describe("The kernel's table", func() {
 	sample := func() spec.Changes {
 		return spec.Changes{
-			key("10.96.0.20:80", tcp):   frontend(netip.MustParseAddrPort("10.244.3.2:8080"), netip.MustParseAddrPort("10.244.3.3:8080")),
-			key("10.96.0.21:53", udp):   {Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.4.2:53")}, Affinity: 3 * time.Hour},
-			key("192.0.2.1:30080", tcp): {Masquerade: true, Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.3.2:8080")}},
-			key("10.96.0.22:80", tcp):   {},
+			key("10.96.0.20:80", tcp):           frontend(netip.MustParseAddrPort("10.244.3.2:8080"), netip.MustParseAddrPort("10.244.3.3:8080")),
+			key("10.96.0.21:53", udp):           {Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.4.2:53")}, Affinity: 3 * time.Hour},
+			key("192.0.2.1:30080", tcp):         {Masquerade: true, Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.3.2:8080")}},
+			key("10.96.0.22:80", tcp):           {},
+			within(key("192.0.2.1:30080", tcp)): frontend(netip.MustParseAddrPort("10.244.3.2:8080"), netip.MustParseAddrPort("10.244.4.2:8080")),
+			key("192.0.2.1:80", tcp):            {Drop: true, Sources: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
+			key("10.96.0.23:80", tcp): {Affinity: time.Hour, Groups: []spec.Group{
+				{Share: 900, Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.3.2:8080"), netip.MustParseAddrPort("10.244.3.3:8080")}},
+				{Share: 100, Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.3.4:8080")}},
+			}},
 		}
 	}
 
@@ -105,6 +112,10 @@ var _ = Describe("The kernel's table", func() {
 		Entry("a map's content", "flush map ip drayage-services ep"),
 		Entry("a rule", "flush chain ip drayage-services prerouting"),
 		Entry("a shape's rule", "flush chain ip drayage-services m2"),
+		Entry("a group's rule", "flush chain ip drayage-services g1-1"),
+		Entry("a group's share", "delete element ip drayage-services groups { 10.96.0.23 . tcp . 80 . 999 }"),
+		Entry("who may come", "flush set ip drayage-services sources"),
+		Entry("what the node's own clients use", "flush map ip drayage-services ep-in"),
 		Entry("a foreign chain", "add chain ip drayage-services foreign"),
 		Entry("a foreign element", "add element ip drayage-services hairpin { 10.96.0.99 . 10.96.0.99 }"),
 	)
@@ -119,7 +130,6 @@ var _ = Describe("The kernel's table", func() {
 				for range 1 + random.IntN(4) {
 					changes[randomKey(random)] = randomFrontend(random)
 				}
-				w.apply(changes)
 				for k, f := range changes {
 					if f == nil {
 						delete(state, k)
@@ -127,6 +137,14 @@ var _ = Describe("The kernel's table", func() {
 						state[k] = f
 					}
 				}
+				if random.IntN(10) > 0 {
+					w.apply(changes)
+					continue
+				}
+				// The process ended before it wrote this; the next one takes over and knows no changes.
+				w.table = w.open()
+				_, err := w.table.Sync(maps.Clone(state))
+				Expect(err).NotTo(HaveOccurred())
 			}
 			fresh := newWorld()
 			_, err := fresh.table.Sync(state)
@@ -174,7 +192,7 @@ var _ = Describe("The kernel's table", func() {
 func randomKey(random *rand.Rand) spec.Key {
 	return spec.Key{
 		Addr:  netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + random.IntN(6))}),
-		Proto: []uint8{tcp, udp}[random.IntN(2)], Port: uint16(80 + random.IntN(2)),
+		Proto: []uint8{tcp, udp}[random.IntN(2)], Port: uint16(80 + random.IntN(2)), Inside: random.IntN(4) == 0,
 	}
 }
 
@@ -182,7 +200,7 @@ func randomFrontend(random *rand.Rand) *spec.Frontend {
 	if random.IntN(4) == 0 {
 		return nil
 	}
-	f := &spec.Frontend{Masquerade: random.IntN(3) == 0}
+	f := &spec.Frontend{Masquerade: random.IntN(3) == 0, Drop: random.IntN(3) == 0}
 	if random.IntN(3) == 0 {
 		f.Affinity = time.Duration(1+random.IntN(2)) * time.Hour
 	}
@@ -192,6 +210,14 @@ func randomFrontend(random *rand.Rand) *spec.Frontend {
 		if random.IntN(2) == 0 {
 			f.Local = append(f.Local, address)
 		}
+	}
+	if len(f.Slots) > 1 && random.IntN(3) == 0 {
+		share, cut := 1+random.IntN(spec.Shares-1), 1+random.IntN(len(f.Slots)-1)
+		f.Groups = []spec.Group{{Share: share, Slots: f.Slots[:cut]}, {Share: spec.Shares - share, Slots: f.Slots[cut:]}}
+		f.Slots = nil
+	}
+	for i := range random.IntN(8) - 5 {
+		f.Sources = append(f.Sources, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16+random.IntN(17)).Masked())
 	}
 	return f
 }

@@ -18,15 +18,35 @@ import (
 	"drayage.dev/network/spec"
 )
 
-// Names of the sets in the table.
+// Names of the sets in the table. Those with a plane (see plane) are there once for each.
 const (
-	setServices  = "svc"
-	setShapes    = "shapes"
-	setEndpoints = "ep"
-	setNames     = "names"
-	setAffinity  = "affinity"
-	setHairpin   = "hairpin"
+	setServices   = "svc"
+	setShapes     = "shapes"
+	setEndpoints  = "ep"
+	setNames      = "names"
+	setAffinity   = "affinity"
+	setGroups     = "groups"
+	setMembers    = "members"
+	setHairpin    = "hairpin"
+	setRestricted = "restricted"
+	setSources    = "sources"
 )
+
+// plane tells frontends for clients on this node from those for everybody: each has sets of its own.
+type plane bool
+
+const (
+	everybody plane = false
+	inside    plane = true
+)
+
+// set is the name of one of the plane's sets.
+func (p plane) set(name string) string {
+	if p == inside {
+		return name + "-in"
+	}
+	return name
+}
 
 // maxClients bounds how many clients' affinities the kernel remembers; further ones are spread as if
 // there were no affinity.
@@ -39,49 +59,106 @@ const reg0 = unix.NFT_REG32_00
 // masquerade. NAT chains see a connection's first packet only, so no other packet carries it.
 const masqueradeMark = 0x2000
 
-// shape is all that the rules of a frontend depend on, so frontends of one shape share a chain.
+// weighted stands in a shape's code where the number of slots stands else. It is one more than the
+// most slots.
+const weighted = spec.MaxSlots + 1
+
+// groupBits is where a group's number stands above a slot's number within it.
+const groupBits = 14
+
+// shape is all that the rules of a frontend, or of one of its groups, depend on, so those of one shape
+// share a chain.
 type shape struct {
+	plane plane
+	// slots is their number, or weighted. With none, connections are refused, or dropped.
 	slots      int
+	drop       bool
 	affinity   time.Duration
 	masquerade bool
+	// member says that this is a group's, and group which; such a shape is of no plane.
+	member bool
+	group  int
 }
 
-func shapeOf(f *spec.Frontend) shape {
-	s := shape{slots: min(len(f.Slots), spec.MaxSlots)}
+func shapeOf(key spec.Key, f *spec.Frontend) shape {
+	s := shape{plane: plane(key.Inside), slots: min(len(f.Slots), spec.MaxSlots)}
+	if len(f.Groups) > 0 {
+		s.slots = weighted
+	}
 	if s.slots > 0 {
 		s.affinity, s.masquerade = f.Affinity, f.Masquerade
+	} else {
+		s.drop = f.Drop
 	}
 	return s
 }
 
-// code is the shape as the svc map holds it: slots in the lower 14 bits, seconds of affinity in the
-// next 17, masquerade in the highest.
+// shapesOf are the shapes of the frontend and of its groups.
+func shapesOf(key spec.Key, f *spec.Frontend) []shape {
+	shapes := []shape{shapeOf(key, f)}
+	for i, group := range f.Groups {
+		shapes = append(shapes, memberShape(i, group))
+	}
+	return shapes
+}
+
+func memberShape(number int, group spec.Group) shape {
+	return shape{member: true, group: number, slots: min(len(group.Slots), spec.MaxSlots)}
+}
+
+// set is the verdict map that leads to the shape's chain.
+func (s shape) set() string {
+	if s.member {
+		return setMembers
+	}
+	return s.plane.set(setShapes)
+}
+
+// code is the shape as the maps hold it: slots in the lower 14 bits, seconds of affinity in the next 17,
+// masquerade (or drop, where there are no slots) in the highest. Groups have their number above the slots.
 func (s shape) code() uint32 {
+	if s.member {
+		return uint32(s.group)<<groupBits | uint32(s.slots)
+	}
 	code := uint32(s.affinity/time.Second)<<14 | uint32(s.slots)
-	if s.masquerade {
+	if s.masquerade || s.drop {
 		code |= 1 << 31
 	}
 	return code
 }
 
-func shapeOfCode(code uint32) shape {
+func shapeOfCode(set string, code uint32) shape {
+	slots := int(code & (1<<14 - 1))
+	if set == setMembers {
+		return shape{member: true, group: int(code >> groupBits), slots: slots}
+	}
+	high := code>>31 == 1
 	return shape{
-		slots: int(code & spec.MaxSlots), affinity: time.Duration(code<<1>>15) * time.Second, masquerade: code>>31 == 1,
+		plane: plane(set == inside.set(setShapes)), slots: slots, affinity: time.Duration(code<<1>>15) * time.Second,
+		masquerade: high && slots > 0, drop: high && slots == 0,
 	}
 }
 
 func (s shape) chain() string {
-	if s.slots == 0 {
-		return "refuse"
+	if s.member {
+		return fmt.Sprintf("g%d-%d", s.group, s.slots)
 	}
 	name := fmt.Sprintf("m%d", s.slots)
+	switch {
+	case s.drop:
+		name = "drop"
+	case s.slots == 0:
+		name = "refuse"
+	case s.slots == weighted:
+		name = "weighted"
+	}
 	if s.affinity > 0 {
 		name += fmt.Sprintf("-a%d", int(s.affinity/time.Second))
 	}
 	if s.masquerade {
 		name += "-masq"
 	}
-	return name
+	return s.plane.set(name)
 }
 
 // layout is the table's objects, without elements.
@@ -98,20 +175,29 @@ func newLayout() *layout {
 	address, proto, port, number := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeClassID
 	numbered := nftables.MustConcatSetType(address, proto, port, number)
 	l := &layout{table: table, sets: map[string]*nftables.Set{}, chains: map[string]*nftables.Chain{}}
-	for _, set := range []*nftables.Set{
-		{Name: setServices, IsMap: true, KeyType: nftables.MustConcatSetType(address, proto, port), DataType: number},
-		{Name: setShapes, IsMap: true, KeyType: number, DataType: nftables.TypeVerdict},
-		{Name: setEndpoints, IsMap: true, KeyType: numbered, DataType: nftables.MustConcatSetType(address, port)},
-		{Name: setNames, IsMap: true, KeyType: numbered, DataType: number},
-		{Name: setAffinity, IsMap: true, HasTimeout: true, Dynamic: true, Size: maxClients, DataType: number,
-			KeyType: nftables.MustConcatSetType(address, address, proto, port)},
+	frontend := nftables.MustConcatSetType(address, proto, port)
+	sets := []*nftables.Set{
+		{Name: setMembers, IsMap: true, KeyType: number, DataType: nftables.TypeVerdict},
 		{Name: setHairpin, KeyType: nftables.MustConcatSetType(address, address)},
-	} {
+		{Name: setRestricted, KeyType: frontend},
+		{Name: setSources, Interval: true, Concatenation: true, KeyType: nftables.MustConcatSetType(address, proto, port, address)},
+	}
+	for _, p := range []plane{everybody, inside} {
+		sets = append(sets,
+			&nftables.Set{Name: p.set(setServices), IsMap: true, KeyType: frontend, DataType: number},
+			&nftables.Set{Name: p.set(setShapes), IsMap: true, KeyType: number, DataType: nftables.TypeVerdict},
+			&nftables.Set{Name: p.set(setEndpoints), IsMap: true, KeyType: numbered, DataType: nftables.MustConcatSetType(address, port)},
+			&nftables.Set{Name: p.set(setNames), IsMap: true, KeyType: numbered, DataType: number},
+			&nftables.Set{Name: p.set(setGroups), IsMap: true, KeyType: numbered, DataType: number},
+			&nftables.Set{Name: p.set(setAffinity), IsMap: true, HasTimeout: true, Dynamic: true, Size: maxClients, DataType: number,
+				KeyType: nftables.MustConcatSetType(address, address, proto, port)})
+	}
+	for _, set := range sets {
 		set.Table = table
 		l.sets[set.Name] = set
 	}
-	l.addBase("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, dispatch()...)
-	l.addBase("output", nftables.ChainHookOutput, nftables.ChainPriorityNATDest, dispatch()...)
+	l.addBase("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, dispatch(fromPods())...)
+	l.addBase("output", nftables.ChainHookOutput, nftables.ChainPriorityNATDest, dispatch(nil)...)
 	l.addBase("postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, hairpin(), masquerade())
 	mark := l.fingerprint()
 	l.chains[mark] = &nftables.Chain{Name: mark, Table: table}
@@ -124,10 +210,13 @@ func (l *layout) fingerprint() string {
 	sum := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(l.sets)) {
 		set := l.sets[name]
-		fmt.Fprintf(sum, "%s %s %s %d\n", name, set.KeyType.Name, set.DataType.Name, set.Size)
+		fmt.Fprintf(sum, "%s %s %s %d %t\n", name, set.KeyType.Name, set.DataType.Name, set.Size, set.Interval)
 	}
 	rules := slices.Clone(l.rules)
-	for _, sample := range []shape{{}, {slots: 2, affinity: time.Hour, masquerade: true}} {
+	for _, sample := range []shape{
+		{}, {drop: true}, {slots: 2, affinity: time.Hour, masquerade: true}, {slots: weighted, affinity: time.Hour},
+		{slots: weighted, plane: inside}, {member: true, group: 1, slots: 2},
+	} {
 		for _, exprs := range sample.rules() {
 			rules = append(rules, &nftables.Rule{Exprs: exprs})
 		}
@@ -194,15 +283,33 @@ func loadNumber(register uint32) expr.Any {
 	return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: register}
 }
 
-// dispatch leads packets to frontends to their shapes' chains. A packet that comes back from there met a
-// transaction on its way: a map had the new generation already and a chain the old one, or the slot that
-// it chose has gone. It is dropped, so that its sender repeats it; let through, it would be answered
-// unreachable, and the connection would be lost.
-func dispatch() [][]expr.Any {
-	return [][]expr.Any{
-		append(loadFrontend(reg0), lookup(setServices, reg0, reg0), setNumber(reg0),
-			loadNumber(reg0), lookup(setShapes, reg0, unix.NFT_REG_VERDICT)),
-		append(loadFrontend(reg0), lookup(setServices, reg0, reg0), &expr.Verdict{Kind: expr.VerdictDrop}),
+// dispatch leads packets to frontends to their shapes' chains: clients on the node, which inside matches,
+// to those that are theirs first. A packet that comes back from there met a transaction on its way: a map
+// had the new generation already and a chain the old one, or the slot that it chose has gone. It is
+// dropped, so that its sender repeats it; let through, it would be answered unreachable, and the
+// connection would be lost.
+func dispatch(client []expr.Any) [][]expr.Any {
+	rules := [][]expr.Any{append(loadFrontend(reg0), &expr.Lookup{SetName: setRestricted, SourceRegister: reg0},
+		loadSource(reg0+3), &expr.Lookup{SetName: setSources, SourceRegister: reg0, Invert: true},
+		&expr.Verdict{Kind: expr.VerdictDrop})}
+	for _, p := range []plane{inside, everybody} {
+		find := append(loadFrontend(reg0), lookup(p.set(setServices), reg0, reg0))
+		if p == inside {
+			find = append(slices.Clone(client), find...)
+		}
+		rules = append(rules,
+			append(slices.Clone(find), setNumber(reg0), loadNumber(reg0), lookup(p.set(setShapes), reg0, unix.NFT_REG_VERDICT)),
+			append(slices.Clone(find), &expr.Verdict{Kind: expr.VerdictDrop}))
+	}
+	return rules
+}
+
+// fromPods matches packets that come from a pod of this node, by the name of its link.
+func fromPods() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte(kernel.LinkPrefix)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: []byte(kernel.NodeLinkPrefix)},
 	}
 }
 
@@ -237,9 +344,9 @@ func random(register uint32, slots int) expr.Any {
 
 // dnat sends the connection to the endpoint that the ep map has for the frontend and the number in the
 // four registers from key on.
-func dnat(key uint32) []expr.Any {
+func (p plane) dnat(key uint32) []expr.Any {
 	return []expr.Any{
-		lookup(setEndpoints, key, reg0),
+		lookup(p.set(setEndpoints), key, reg0),
 		&expr.NAT{
 			Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
 			RegAddrMin: reg0, RegProtoMin: reg0 + 1, Specified: true,
@@ -247,17 +354,23 @@ func dnat(key uint32) []expr.Any {
 	}
 }
 
+// byNumber sends the connection to the endpoint of the number that the packet carries.
+func (p plane) byNumber() []expr.Any {
+	return append(append(loadFrontend(reg0), loadNumber(reg0+3)), p.dnat(reg0)...)
+}
+
 // rules of the shape's chain.
 func (s shape) rules() [][]expr.Any {
-	if s.slots == 0 {
-		return [][]expr.Any{
-			{
-				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{unix.IPPROTO_TCP}},
-				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
-			},
-			{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable}},
-		}
+	switch {
+	case s.member:
+		// The chain of the frontend goes on with the slot's number.
+		return [][]expr.Any{{&expr.Numgen{
+			Register: reg0, Modulus: uint32(s.slots), Type: unix.NFT_NG_RANDOM, Offset: uint32(s.group) << groupBits,
+		}, setNumber(reg0)}}
+	case s.drop:
+		return [][]expr.Any{{&expr.Verdict{Kind: expr.VerdictDrop}}}
+	case s.slots == 0:
+		return refuse()
 	}
 	var rules [][]expr.Any
 	if s.masquerade {
@@ -268,40 +381,66 @@ func (s shape) rules() [][]expr.Any {
 		})
 	}
 	if s.affinity > 0 {
-		rules = append(rules, s.affinityRules()...)
+		return append(rules, s.affinityRules()...)
 	}
-	return append(rules, append(append(loadFrontend(reg0), random(reg0+3, s.slots)), dnat(reg0)...))
+	if s.slots == weighted {
+		return append(append(rules, s.choose()...), s.plane.byNumber())
+	}
+	return append(rules, append(append(loadFrontend(reg0), random(reg0+3, s.slots)), s.plane.dnat(reg0)...))
+}
+
+// refuse answers that nobody serves there.
+func refuse() [][]expr.Any {
+	return [][]expr.Any{
+		{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+		},
+		{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable}},
+	}
+}
+
+// choose leaves a slot's number in the packet: the group first, whose chain chooses the slot.
+func (s shape) choose() [][]expr.Any {
+	if s.slots != weighted {
+		return [][]expr.Any{{random(reg0, s.slots), setNumber(reg0)}}
+	}
+	return [][]expr.Any{
+		append(append(loadFrontend(reg0), random(reg0+3, spec.Shares)), lookup(s.plane.set(setGroups), reg0, reg0), setNumber(reg0)),
+		{loadNumber(reg0), lookup(setMembers, reg0, unix.NFT_REG_VERDICT)},
+	}
 }
 
 const icmpPortUnreachable = 3
 
 // affinityRules send a known client to where it was before while that still serves; else they forget
-// what was known, choose, and remember. Where nothing can be remembered, because the map is full, the
-// rule behind them chooses. Endpoints are known by name (see endpointName), not by slot, so that other
-// endpoints may come and go.
+// what was known, choose, and remember; where nothing can be remembered, because the map is full, the
+// last rule sends the client there all the same. Endpoints are known by name (see endpointName), not by
+// slot, so that other endpoints may come and go.
 func (s shape) affinityRules() [][]expr.Any {
 	client := func() []expr.Any { return append([]expr.Any{loadSource(reg0)}, loadFrontend(reg0+1)...) }
 	affinity := func(operation uint32) expr.Any {
 		return &expr.Dynset{
-			SetName: setAffinity, Operation: operation, SrcRegKey: reg0, SrcRegData: reg0 + 4, Timeout: s.affinity,
+			SetName: s.plane.set(setAffinity), Operation: operation, SrcRegKey: reg0, SrcRegData: reg0 + 4, Timeout: s.affinity,
 		}
 	}
-	named := func() []expr.Any { return append(append(loadFrontend(reg0), loadNumber(reg0+3)), dnat(reg0)...) }
-	return [][]expr.Any{
+	rules := [][]expr.Any{
 		{&expr.Immediate{Register: reg0, Data: kernel.NativeUint32(nameless)}, setNumber(reg0)},
-		append(client(), lookup(setAffinity, reg0, reg0), setNumber(reg0)),
+		append(client(), lookup(s.plane.set(setAffinity), reg0, reg0), setNumber(reg0)),
 		// Seen again: the time counts from here. If the endpoint is gone this is undone below.
 		{
 			loadNumber(reg0 + 4), &expr.Cmp{Op: expr.CmpOpNeq, Register: reg0 + 4, Data: kernel.NativeUint32(nameless)},
 			loadSource(reg0), loadFrontend(reg0 + 1)[0], loadFrontend(reg0 + 1)[1], loadFrontend(reg0 + 1)[2],
 			affinity(unix.NFT_DYNSET_OP_UPDATE),
 		},
-		named(),
+		s.plane.byNumber(),
 		append(append(client(), loadNumber(reg0+4)), affinity(dynsetDelete)),
-		append(append(loadFrontend(reg0), random(reg0+3, s.slots)), lookup(setNames, reg0, reg0), setNumber(reg0)),
-		append(append(client(), loadNumber(reg0+4)), affinity(unix.NFT_DYNSET_OP_UPDATE)),
-		named(),
 	}
+	return append(append(rules, s.choose()...),
+		append(append(loadFrontend(reg0), loadNumber(reg0+3)), lookup(s.plane.set(setNames), reg0, reg0), setNumber(reg0)),
+		append(append(client(), loadNumber(reg0+4)), affinity(unix.NFT_DYNSET_OP_UPDATE)),
+		s.plane.byNumber())
 }
 
 // dynsetDelete is NFT_DYNSET_OP_DELETE (Linux 5.12), which x/sys/unix lacks.

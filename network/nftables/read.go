@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -38,12 +39,12 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 		if set == nil || set.IsMap != found.IsMap {
 			return nil, nil, false, nil
 		}
-		if set.Name == setAffinity {
-			continue
+		if set.HasTimeout {
+			continue // clients' visits
 		}
 		err := t.readElements(set.Name, func(key, value []byte) {
-			if set.Name == setShapes {
-				shapes = append(shapes, shapeOfCode(binary.NativeEndian.Uint32(key)))
+			if set.DataType.Name == nftables.TypeVerdict.Name {
+				shapes = append(shapes, shapeOfCode(set.Name, binary.NativeEndian.Uint32(key)))
 				return
 			}
 			is[element{set.Name, string(key)}] = string(value)
@@ -62,7 +63,10 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 	return is, shapes, true, nil
 }
 
-// readElements calls each with the key and value (empty in plain sets and for verdicts) of every element.
+// setElemKeyEnd is NFTA_SET_ELEM_KEY_END (Linux 5.6), which x/sys/unix lacks.
+const setElemKeyEnd = 10
+
+// readElements calls each with the key (of an interval: its first and its last) and value (empty in plain sets and for verdicts) of every element.
 func (t *Table) readElements(set string, each func(key, value []byte)) error {
 	request := append(kernel.StringAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, t.layout.table.Name),
 		kernel.StringAttribute(unix.NFTA_SET_ELEM_LIST_SET, set)...)
@@ -78,18 +82,20 @@ func (t *Table) readElements(set string, each func(key, value []byte)) error {
 				return
 			}
 			inside(list, func(_ uint16, item []byte) {
-				var key, value []byte
+				var key, end, value []byte
 				inside(item, func(kind uint16, data []byte) {
 					inside(data, func(inner uint16, content []byte) {
 						switch {
 						case kind == unix.NFTA_SET_ELEM_KEY && inner == unix.NFTA_DATA_VALUE:
 							key = content
+						case kind == setElemKeyEnd && inner == unix.NFTA_DATA_VALUE:
+							end = content
 						case kind == unix.NFTA_SET_ELEM_DATA && inner == unix.NFTA_DATA_VALUE:
 							value = content
 						}
 					})
 				})
-				each(key, value)
+				each(append(key[:len(key):len(key)], end...), value)
 			})
 		})
 		return errors.Join(errs...)

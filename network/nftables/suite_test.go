@@ -86,6 +86,12 @@ func key(address string, proto uint8) spec.Key {
 	return spec.Key{Addr: parsed.Addr(), Proto: proto, Port: parsed.Port()}
 }
 
+// within is the key of the frontend that only clients on the node use.
+func within(key spec.Key) spec.Key {
+	key.Inside = true
+	return key
+}
+
 func frontend(slots ...netip.AddrPort) *spec.Frontend {
 	f := &spec.Frontend{Slots: slots}
 	for _, slot := range slots {
@@ -106,7 +112,7 @@ func answers(from *netlab.Namespace, network, address string, n int) map[string]
 	return count
 }
 
-func within(d time.Duration, f func()) {
+func inTime(d time.Duration, f func()) {
 	GinkgoHelper()
 	start := time.Now()
 	f()

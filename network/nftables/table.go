@@ -98,7 +98,7 @@ func (t *Table) Apply(changes spec.Changes) error {
 		}
 		is.add(key, old)
 		should.add(key, next)
-		t.shared.replace(old, next, &before)
+		t.shared.replace(key, old, next, &before)
 	}
 	d := diff(is, should)
 	before.settle(t.shared, &d)
@@ -106,7 +106,7 @@ func (t *Table) Apply(changes spec.Changes) error {
 		// The counts have moved on: only a Sync makes them right again.
 		return fmt.Errorf("applying %d changed frontends: %w", len(changes), err)
 	}
-	stale := t.staleFlows(changes)
+	stale := t.staleFlows(changes, false)
 	t.record(changes)
 	return t.deleteFlows(stale)
 }
@@ -136,7 +136,7 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 			continue
 		}
 		should.add(key, f)
-		shared.change(f, +1)
+		shared.change(key, f, +1)
 		frontends[key] = f
 	}
 	for address := range shared.hairpin {
@@ -172,11 +172,11 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 	if err := t.commit(d); err != nil {
 		return changed, fmt.Errorf("writing nftables table %s: %w", t.layout.table.Name, err)
 	}
-	stale := t.staleFlows(frontends)
+	stale := t.staleFlows(frontends, true)
 	for e := range d.remove {
 		// What an earlier process served, and nobody does any more.
-		if key, ok := udpFrontend(e); ok && frontends[key] == nil {
-			stale[netip.AddrPortFrom(key.Addr, key.Port)] = nil
+		if key, ok := udpFrontend(e); ok {
+			stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving(key, func(key spec.Key) *spec.Frontend { return frontends[key] })
 		}
 	}
 	t.applied, t.shared = frontends, shared
@@ -220,7 +220,7 @@ func (t *Table) commit(d difference) error {
 		return err
 	}
 	for _, sh := range d.oldShapes {
-		if err := t.conn.SetDeleteElements(t.layout.sets[setShapes], []nftables.SetElement{shapeElement(sh)}); err != nil {
+		if err := t.conn.SetDeleteElements(t.layout.sets[sh.set()], []nftables.SetElement{shapeElement(sh)}); err != nil {
 			return err
 		}
 		t.conn.DelChain(&nftables.Chain{Name: sh.chain(), Table: t.layout.table})
@@ -242,7 +242,7 @@ func (t *Table) addShape(sh shape) {
 	for _, exprs := range sh.rules() {
 		t.conn.AddRule(&nftables.Rule{Table: t.layout.table, Chain: chain, Exprs: exprs})
 	}
-	_ = t.conn.SetAddElements(t.layout.sets[setShapes], []nftables.SetElement{shapeElement(sh)})
+	_ = t.conn.SetAddElements(t.layout.sets[sh.set()], []nftables.SetElement{shapeElement(sh)})
 }
 
 func shapeElement(sh shape) nftables.SetElement {
@@ -256,7 +256,11 @@ func shapeElement(sh shape) nftables.SetElement {
 func (t *Table) queue(all elements, send func(*nftables.Set, []nftables.SetElement) error) error {
 	bySet := map[string][]nftables.SetElement{}
 	for e, value := range all {
-		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key), Val: []byte(value)})
+		item := nftables.SetElement{Key: []byte(e.key), Val: []byte(value)}
+		if e.set == setSources {
+			item.Key, item.KeyEnd = item.Key[:len(e.key)/2], item.Key[len(e.key)/2:]
+		}
+		bySet[e.set] = append(bySet[e.set], item)
 	}
 	for _, name := range slices.Sorted(maps.Keys(bySet)) {
 		for part := range slices.Chunk(bySet[name], chunk) {

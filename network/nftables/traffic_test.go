@@ -1,7 +1,9 @@
 package nftables_test
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -41,13 +43,91 @@ var _ = Describe("Traffic", func() {
 		Expect(source).To(Equal(w.Address.String()))
 	})
 
-	It("gives weights by repeated slots", func() {
+	It("chooses a group by its share first, whatever the number of its endpoints", func() {
 		w := newWorld()
+		client, _ := w.pod("client")
 		_, one := w.pod("one")
 		_, two := w.pod("two")
-		w.apply(spec.Changes{key(service, tcp): {Slots: []netip.AddrPort{one, one, one, one, one, one, one, one, one, two}}})
-		count := answers(w.Namespace, "tcp", service, 200)
-		Expect(count["two"]).To(BeNumerically("~", 20, 18))
+		_, three := w.pod("three")
+		f := frontend(one, two, three)
+		f.Slots, f.Groups = nil, []spec.Group{
+			{Share: 900, Slots: []netip.AddrPort{one}}, {Share: 100, Slots: []netip.AddrPort{two, three}},
+		}
+		w.apply(spec.Changes{key(service, tcp): f, key(service, udp): f})
+		const n = 2000
+		for _, from := range []*netlab.Namespace{w.Namespace, client} {
+			count := answers(from, "tcp", service, n)
+			AddReportEntry("shares of a thousand, 900 and 100 wanted", fmt.Sprint(count["one"]*1000/n, " ", (count["two"]+count["three"])*1000/n))
+			// Five standard deviations of a binomial distribution: 67.
+			Expect(count["one"]).To(BeNumerically("~", n*9/10, 67))
+			Expect(count["two"]).To(BeNumerically("~", n/20, 50))
+		}
+		Expect(answers(client, "udp", service, 100)["one"]).To(BeNumerically(">", 70))
+
+		By("with affinity")
+		sticky := *f
+		sticky.Affinity = time.Minute
+		w.apply(spec.Changes{key(service, tcp): &sticky})
+		first, _, err := client.Ask("tcp", service)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(answers(client, "tcp", service, 50)).To(Equal(map[string]int{first: 50}))
+
+		By("moving the shares")
+		f = &spec.Frontend{Local: f.Local}
+		f.Groups = []spec.Group{{Share: 1, Slots: []netip.AddrPort{one}}, {Share: 999, Slots: []netip.AddrPort{two}}}
+		w.apply(spec.Changes{key(service, tcp): f})
+		Expect(answers(client, "tcp", service, 200)["two"]).To(BeNumerically(">", 190))
+	})
+
+	It("gives clients on the node other endpoints than all others", func() {
+		w := newWorld()
+		client, clientAddress := w.pod("client")
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		nodePort := w.Address.String() + ":30080"
+		w.apply(spec.Changes{key(nodePort, tcp): frontend(one), within(key(nodePort, tcp)): frontend(one, two)})
+		name, source, err := w.Outside.Ask("tcp", nodePort)
+		Expect(err).NotTo(HaveOccurred())
+		Expect([]string{name, source}).To(Equal([]string{"one", w.OutsideAddress.String()}), "the client's own address")
+		Expect(answers(w.Outside, "tcp", nodePort, 20)).To(Equal(map[string]int{"one": 20}))
+		for _, from := range []*netlab.Namespace{client, w.Namespace} {
+			Expect(answers(from, "tcp", nodePort, 40)).To(And(HaveLen(2), HaveKey("one"), HaveKey("two")))
+		}
+		_, source, err = client.Ask("tcp", nodePort)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(source).To(Equal(clientAddress.Addr().String()))
+
+		By("leaving the others without answer")
+		w.apply(spec.Changes{key(nodePort, tcp): {Drop: true}})
+		_, err = w.Outside.Dial("tcp", nodePort, 300*time.Millisecond)
+		Expect(err).To(MatchError(os.ErrDeadlineExceeded))
+		Expect(answers(w.Namespace, "tcp", nodePort, 20)).To(HaveLen(2))
+	})
+
+	It("serves the sources only that may come", func() {
+		w := newWorld()
+		client, clientAddress := w.pod("client")
+		_, one := w.pod("one")
+		balancer, plain := w.Address.String()+":80", w.Address.String()+":30080"
+		f := frontend(one)
+		f.Sources = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16"), netip.PrefixFrom(w.OutsideAddress, 32)}
+		w.apply(spec.Changes{key(balancer, tcp): f, key(plain, tcp): frontend(one)})
+		refused := func(from *netlab.Namespace) {
+			GinkgoHelper()
+			_, err := from.Dial("tcp", balancer, 300*time.Millisecond)
+			Expect(err).To(HaveOccurred())
+			Expect(answers(from, "tcp", plain, 1)).To(HaveLen(1), "the other port is open")
+		}
+		Expect(answers(w.Outside, "tcp", balancer, 3)).To(HaveLen(1))
+		refused(client)
+		refused(w.Namespace)
+		By("for other sources")
+		f = frontend(one)
+		f.Sources = []netip.Prefix{netip.PrefixFrom(clientAddress.Addr(), 32), netip.MustParsePrefix("192.0.2.0/31")}
+		w.apply(spec.Changes{key(balancer, tcp): f})
+		refused(w.Outside)
+		Expect(answers(client, "tcp", balancer, 3)).To(HaveLen(1))
+		Expect(answers(w.Namespace, "tcp", balancer, 3)).To(HaveLen(1))
 	})
 
 	It("lets a pod reach itself", func() {
@@ -70,11 +150,11 @@ var _ = Describe("Traffic", func() {
 			key(w.Address.String()+":30080", tcp): {Masquerade: true},
 		})
 		for _, from := range []*netlab.Namespace{pod, w.Namespace} {
-			within(time.Second, func() {
+			inTime(time.Second, func() {
 				_, err := from.Dial("tcp", service, 5*time.Second)
 				Expect(err).To(MatchError(syscall.ECONNREFUSED))
 			})
-			within(time.Second, func() {
+			inTime(time.Second, func() {
 				_, _, err := from.Ask("udp", service)
 				Expect(err).To(Or(MatchError(syscall.ECONNREFUSED), MatchError(syscall.EPERM)))
 			})

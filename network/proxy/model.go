@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -10,12 +11,14 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	util "k8s.io/kubernetes/pkg/api/v1/service"
 
+	"drayage.dev/network/health"
 	"drayage.dev/network/spec"
 )
 
-// Model compiles Services and EndpointSlices to frontends, a service at a time. It is not safe for use
-// from several goroutines.
+// Model compiles Services and EndpointSlices to frontends, a service at a time, and host ports of this
+// node's pods, a pod at a time. It is not safe for use from several goroutines.
 type Model struct {
 	node     Node
 	services map[types.NamespacedName]*corev1.Service
@@ -23,28 +26,48 @@ type Model struct {
 	// slice that is deleted or relabelled.
 	slices map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
 	owners map[types.NamespacedName]types.NamespacedName
+	// pods are those of this node that have host ports.
+	pods map[types.NamespacedName]*corev1.Pod
 	// usable counts, for each pod, the slices' endpoints that take new connections to it; present counts
 	// all of its endpoints.
 	usable, present map[types.UID]int
 	// revision is the highest resource version of any slice, gone ones included.
 	revision uint64
 
-	dirty    sets.Set[types.NamespacedName]
-	compiled map[types.NamespacedName]map[spec.Key]*spec.Frontend
+	dirty    sets.Set[owner]
+	compiled map[owner]map[spec.Key]*spec.Frontend
 	// claims are sorted: the first has the key. Two services may ask for one key, of an external
 	// address for instance.
 	claims  map[spec.Key][]claim
 	desired map[spec.Key]*spec.Frontend
+	// checks are what is answered at health check ports, by service; news says that they have changed.
+	checks map[types.NamespacedName]health.Answer
+	news   bool
 }
 
+// owner is a service, or a pod with host ports.
+type owner struct {
+	pod bool
+	types.NamespacedName
+}
+
+func serviceOwner(name types.NamespacedName) owner { return owner{NamespacedName: name} }
+
 type claim struct {
-	since   time.Time
-	service types.NamespacedName
+	since time.Time
+	owner owner
 }
 
 func (c claim) compare(other claim) int {
-	return cmp.Or(c.since.Compare(other.since),
-		cmp.Compare(c.service.Namespace, other.service.Namespace), cmp.Compare(c.service.Name, other.service.Name))
+	order := cmp.Or(c.since.Compare(other.since),
+		cmp.Compare(c.owner.Namespace, other.owner.Namespace), cmp.Compare(c.owner.Name, other.owner.Name))
+	if order == 0 && c.owner.pod != other.owner.pod {
+		if c.owner.pod {
+			return 1
+		}
+		return -1
+	}
+	return order
 }
 
 // NewModel returns a model without services.
@@ -54,11 +77,13 @@ func NewModel(node Node) *Model {
 		services: map[types.NamespacedName]*corev1.Service{},
 		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
 		owners:   map[types.NamespacedName]types.NamespacedName{},
+		pods:     map[types.NamespacedName]*corev1.Pod{},
 		usable:   map[types.UID]int{}, present: map[types.UID]int{},
-		dirty:    sets.New[types.NamespacedName](),
-		compiled: map[types.NamespacedName]map[spec.Key]*spec.Frontend{},
+		dirty:    sets.New[owner](),
+		compiled: map[owner]map[spec.Key]*spec.Frontend{},
 		claims:   map[spec.Key][]claim{},
 		desired:  map[spec.Key]*spec.Frontend{},
+		checks:   map[types.NamespacedName]health.Answer{},
 	}
 }
 
@@ -66,13 +91,39 @@ func NewModel(node Node) *Model {
 func (m *Model) SetService(service *corev1.Service) {
 	name := types.NamespacedName{Namespace: service.Namespace, Name: service.Name}
 	m.services[name] = service
-	m.dirty.Insert(name)
+	m.dirty.Insert(serviceOwner(name))
 }
 
 // DeleteService takes a service away.
 func (m *Model) DeleteService(name types.NamespacedName) {
 	delete(m.services, name)
-	m.dirty.Insert(name)
+	m.dirty.Insert(serviceOwner(name))
+}
+
+// SetPod adds or replaces a pod of this node. The model keeps the object, if it has host ports.
+func (m *Model) SetPod(pod *corev1.Pod) {
+	name := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+	if len(hostPorts(pod)) == 0 {
+		m.DeletePod(name)
+		return
+	}
+	m.pods[name] = pod
+	m.dirty.Insert(owner{true, name})
+}
+
+// DeletePod takes a pod away.
+func (m *Model) DeletePod(name types.NamespacedName) {
+	if _, known := m.pods[name]; known {
+		delete(m.pods, name)
+		m.dirty.Insert(owner{true, name})
+	}
+}
+
+// Checks returns what health check ports answer from now on, and whether that is new since the last call.
+// Changes comes first.
+func (m *Model) Checks() (checks map[types.NamespacedName]health.Answer, news bool) {
+	news, m.news = m.news, false
+	return maps.Clone(m.checks), news
 }
 
 // SetSlice adds or replaces an endpoint slice. The model keeps the object.
@@ -89,7 +140,7 @@ func (m *Model) SetSlice(slice *discoveryv1.EndpointSlice) {
 	m.slices[service][slice.Name] = slice
 	m.owners[name] = service
 	m.count(slice, +1)
-	m.dirty.Insert(service)
+	m.dirty.Insert(serviceOwner(service))
 }
 
 // DeleteSlice takes an endpoint slice away, whose last resource version it was.
@@ -108,7 +159,7 @@ func (m *Model) DeleteSlice(name types.NamespacedName, resourceVersion string) {
 	if len(m.slices[service]) == 0 {
 		delete(m.slices, service)
 	}
-	m.dirty.Insert(service)
+	m.dirty.Insert(serviceOwner(service))
 }
 
 func (m *Model) count(slice *discoveryv1.EndpointSlice, by int) {
@@ -159,7 +210,7 @@ func (m *Model) Changes() spec.Changes {
 	for key := range touched {
 		var next *spec.Frontend
 		if claims := m.claims[key]; len(claims) > 0 {
-			next = m.compiled[claims[0].service][key]
+			next = m.compiled[claims[0].owner][key]
 		}
 		if next.Equal(m.desired[key]) {
 			continue
@@ -174,33 +225,52 @@ func (m *Model) Changes() spec.Changes {
 	return changes
 }
 
-// recompile renews one service's frontends and claims and notes the keys that it has or had.
-func (m *Model) recompile(name types.NamespacedName, touched sets.Set[spec.Key]) {
+// recompile renews one owner's frontends and claims and notes the keys that it has or had.
+func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
 	for key := range m.compiled[name] {
 		touched.Insert(key)
-		m.claims[key] = slices.DeleteFunc(m.claims[key], func(c claim) bool { return c.service == name })
+		m.claims[key] = slices.DeleteFunc(m.claims[key], func(c claim) bool { return c.owner == name })
 		if len(m.claims[key]) == 0 {
 			delete(m.claims, key)
 		}
 	}
 	delete(m.compiled, name)
-	service := m.services[name]
-	if service == nil {
-		return
+	var frontends map[spec.Key]*spec.Frontend
+	var since time.Time
+	if name.pod {
+		if pod := m.pods[name.NamespacedName]; pod != nil {
+			frontends, since = compilePod(m.node, pod), pod.CreationTimestamp.Time
+		}
+	} else {
+		service, endpoints := m.services[name.NamespacedName], slices.Collect(maps.Values(m.slices[name.NamespacedName]))
+		m.check(name.NamespacedName, service, endpoints)
+		if service != nil {
+			frontends, since = compile(m.node, service, endpoints), service.CreationTimestamp.Time
+		}
 	}
-	var endpoints []*discoveryv1.EndpointSlice
-	for _, slice := range m.slices[name] {
-		endpoints = append(endpoints, slice)
-	}
-	frontends := compile(m.node, service, endpoints)
 	if len(frontends) == 0 {
 		return
 	}
 	m.compiled[name] = frontends
-	own := claim{since: service.CreationTimestamp.Time, service: name}
+	own := claim{since: since, owner: name}
 	for key := range frontends {
 		touched.Insert(key)
 		at, _ := slices.BinarySearchFunc(m.claims[key], own, claim.compare)
 		m.claims[key] = slices.Insert(m.claims[key], at, own)
 	}
+}
+
+// check renews what is told of a service at its health check port.
+func (m *Model) check(name types.NamespacedName, service *corev1.Service, endpoints []*discoveryv1.EndpointSlice) {
+	old := m.checks[name]
+	var next health.Answer
+	if service != nil && proxied(service) && util.NeedsHealthCheck(service) {
+		next = health.Answer{Port: uint16(service.Spec.HealthCheckNodePort), Ready: readyHere(m.node, endpoints)}
+	}
+	if next.Port == 0 {
+		delete(m.checks, name)
+	} else {
+		m.checks[name] = next
+	}
+	m.news = m.news || old != next
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	"drayage.dev/network/health"
 	"drayage.dev/network/proxy"
 	"drayage.dev/network/spec"
 )
@@ -51,6 +54,18 @@ func endpoint(address string, states ...string) discoveryv1.Endpoint {
 		}
 	}
 	return e
+}
+
+// there is the endpoint on another node.
+func there(e discoveryv1.Endpoint) discoveryv1.Endpoint {
+	e.NodeName = ptr.To("there")
+	return e
+}
+
+// inside is the key of the frontend that only clients on the node use.
+func inside(key spec.Key) spec.Key {
+	key.Inside = true
+	return key
 }
 
 func slice(name, service string, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
@@ -113,10 +128,6 @@ var _ = Describe("Model", func() {
 			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
 			s.Spec.ExternalIPs = []string{"198.51.100.7"}
 		}
-		there := func(e discoveryv1.Endpoint) discoveryv1.Endpoint {
-			e.NodeName = ptr.To("there")
-			return e
-		}
 		model.SetService(service("web", "10.96.0.20", local))
 		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2", "ending"), there(endpoint("10.244.2.2"))))
 		changes := model.Changes()
@@ -124,6 +135,140 @@ var _ = Describe("Model", func() {
 		Expect(changes[at("198.51.100.7:80", 6)].Slots).To(Equal(slots("10.244.2.2")), "from outside, all serve")
 		model.SetSlice(slice("web-1", "web", there(endpoint("10.244.2.2"))))
 		Expect(model.Changes()[at("10.96.0.20:80", 6)].Slots).To(BeEmpty(), "refused")
+	})
+
+	balanced := func(change ...func(*corev1.Service)) *corev1.Service {
+		return service("web", "10.96.0.20", append([]func(*corev1.Service){func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeLoadBalancer
+			s.Spec.Ports[0].NodePort = 30080
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+		}}, change...)...)
+	}
+	local := func(s *corev1.Service) {
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.HealthCheckNodePort = 30999
+	}
+
+	It("keeps clients from outside on the node, with their address, where that is asked for", func() {
+		model.SetService(balanced(local))
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2"), there(endpoint("10.244.2.2"))))
+		changes := model.Changes()
+		for _, address := range []string{"192.0.2.1:80", "192.0.2.1:30080"} {
+			f := changes[at(address, 6)]
+			Expect(f.Slots).To(Equal(slots("10.244.1.2")))
+			Expect([]bool{f.Masquerade, f.Drop}).To(Equal([]bool{false, false}))
+			Expect(changes[inside(at(address, 6))].Slots).To(Equal(slots("10.244.1.2", "10.244.2.2")), "clients on the node go anywhere")
+		}
+		Expect(changes[at("10.96.0.20:80", 6)].Slots).To(HaveLen(2))
+		Expect(changes).NotTo(HaveKey(inside(at("10.96.0.20:80", 6))))
+		answers, news := model.Checks()
+		Expect(news).To(BeTrue())
+		Expect(slices.Collect(maps.Values(answers))).To(Equal([]health.Answer{{Port: 30999, Ready: 1}}))
+
+		By("and drops what comes while there are endpoints elsewhere only")
+		model.SetSlice(slice("web-1", "web", there(endpoint("10.244.2.2"))))
+		f := model.Changes()[at("192.0.2.1:30080", 6)]
+		Expect(f.Slots).To(BeEmpty())
+		Expect(f.Drop).To(BeTrue())
+		answers, _ = model.Checks()
+		Expect(slices.Collect(maps.Values(answers))).To(Equal([]health.Answer{{Port: 30999}}))
+		_, news = model.Checks()
+		Expect(news).To(BeFalse())
+
+		By("and refuses when there is none anywhere")
+		model.SetSlice(slice("web-1", "web"))
+		Expect(model.Changes()[at("192.0.2.1:30080", 6)].Drop).To(BeFalse())
+		By("and serves ending pods where nothing else is, which load balancers do not hear of")
+		model.SetSlice(slice("web-1", "web", endpoint("10.244.1.2", "ending"), there(endpoint("10.244.2.2"))))
+		Expect(model.Changes()[at("192.0.2.1:30080", 6)].Slots).To(Equal(slots("10.244.1.2")))
+		answers, _ = model.Checks()
+		Expect(slices.Collect(maps.Values(answers))).To(Equal([]health.Answer{{Port: 30999}}))
+		model.DeleteService(types.NamespacedName{Namespace: "default", Name: "web"})
+		model.Changes()
+		answers, _ = model.Checks()
+		Expect(answers).To(BeEmpty())
+	})
+
+	It("lets load balancers' sources in only, each range once", func() {
+		model.SetService(balanced(func(s *corev1.Service) {
+			s.Spec.LoadBalancerSourceRanges = []string{"10.2.0.0/16", " 10.0.0.0/8", "10.1.0.0/16", "192.168.0.1/32"}
+		}))
+		changes := model.Changes()
+		Expect(changes[at("192.0.2.1:80", 6)].Sources).To(Equal([]netip.Prefix{
+			netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.0.1/32")}))
+		Expect(changes[at("192.0.2.1:30080", 6)].Sources).To(BeEmpty(), "as upstream has it")
+		Expect(changes[at("10.96.0.20:80", 6)].Sources).To(BeEmpty())
+		model.SetService(balanced(func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"10.2.0.0/16", "0.0.0.0/0"} }))
+		Expect(model.Changes()[at("192.0.2.1:80", 6)].Sources).To(BeEmpty(), "everybody")
+	})
+
+	It("divides connections by the weights of groups", func() {
+		group := func(name, weight string, addresses ...string) *discoveryv1.EndpointSlice {
+			var endpoints []discoveryv1.Endpoint
+			for _, address := range addresses {
+				endpoints = append(endpoints, endpoint(address))
+			}
+			s := slice("web-"+name, "web", endpoints...)
+			s.Labels[ddiscoveryv1.GroupLabel] = name
+			if weight != "" {
+				s.Annotations = map[string]string{ddiscoveryv1.WeightAnnotation: weight}
+			}
+			return s
+		}
+		groups := func() []spec.Group {
+			GinkgoHelper()
+			changes := model.Changes()
+			Expect(changes).To(HaveKey(at("10.96.0.20:80", 6)))
+			return changes[at("10.96.0.20:80", 6)].Groups
+		}
+		model.SetService(service("web", "10.96.0.20"))
+		model.SetSlice(group("stable", "", "10.244.1.2", "10.244.1.3", "10.244.1.4"))
+		model.SetSlice(group("canary", "", "10.244.1.9"))
+		Expect(groups()).To(BeEmpty(), "nobody gave a weight")
+		model.SetSlice(group("stable", "99", "10.244.1.2", "10.244.1.3", "10.244.1.4"))
+		f := model.Changes()[at("10.96.0.20:80", 6)]
+		Expect(f.Slots).To(Equal(slots("10.244.1.2", "10.244.1.3", "10.244.1.4")), "the other has none")
+		model.SetSlice(group("canary", "1", "10.244.1.9"))
+		Expect(groups()).To(Equal([]spec.Group{
+			{Share: 10, Slots: slots("10.244.1.9")}, {Share: 990, Slots: slots("10.244.1.2", "10.244.1.3", "10.244.1.4")},
+		}))
+		By("leaving the part of a group without endpoints to the others")
+		model.SetSlice(group("stable", "99"))
+		Expect(model.Changes()[at("10.96.0.20:80", 6)].Slots).To(Equal(slots("10.244.1.9")))
+		By("dividing what does not divide")
+		model.SetSlice(group("stable", "1", "10.244.1.2"))
+		model.SetSlice(group("third", "1", "10.244.1.3"))
+		shares := 0
+		for _, g := range groups() {
+			Expect(g.Share).To(BeNumerically("~", 333, 1))
+			shares += g.Share
+		}
+		Expect(shares).To(Equal(spec.Shares))
+	})
+
+	It("leads host ports to the pod of the node", func() {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "edge"}}
+		pod.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{
+			{ContainerPort: 8080, HostPort: 80, Protocol: corev1.ProtocolTCP},
+			{ContainerPort: 5353, HostPort: 53, HostIP: "192.0.2.77", Protocol: corev1.ProtocolUDP},
+			{ContainerPort: 9090},
+		}}}
+		model.SetPod(pod)
+		Expect(model.Changes()).To(BeEmpty(), "it has no address yet")
+		pod = pod.DeepCopy()
+		pod.Status.PodIP = "10.244.1.5"
+		model.SetPod(pod)
+		changes := model.Changes()
+		Expect(changes).To(HaveLen(2))
+		Expect(changes[at("192.0.2.1:80", 6)]).To(Equal(&spec.Frontend{
+			Slots: slots("10.244.1.5"), Local: []netip.Addr{netip.MustParseAddr("10.244.1.5")}}))
+		Expect(changes[at("192.0.2.77:53", 17)].Slots).To(Equal([]netip.AddrPort{netip.MustParseAddrPort("10.244.1.5:5353")}))
+		pod = pod.DeepCopy()
+		pod.Status.Phase = corev1.PodSucceeded
+		model.SetPod(pod)
+		Expect(model.Changes()).To(Equal(spec.Changes{at("192.0.2.1:80", 6): nil, at("192.0.2.77:53", 17): nil}))
+		model.DeletePod(types.NamespacedName{Namespace: "default", Name: "edge"})
+		Expect(model.Changes()).To(BeEmpty())
 	})
 
 	It("opens node ports, external addresses and load balancers on the node, masqueraded", func() {

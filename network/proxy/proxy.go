@@ -3,16 +3,19 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/internal/upstream"
+	"drayage.dev/network/health"
 	"drayage.dev/network/spec"
 	"drayage.dev/network/watch"
 )
@@ -47,10 +50,21 @@ type Config struct {
 	// RESTConfig is the node's way to the API.
 	RESTConfig *rest.Config
 	Backend    Backend
+	// Pods tells of this node's pods, for their host ports; nil means that no pod has any.
+	Pods PodSource
+	// Checks is told what health check ports should answer, whenever that changes, after the kernel
+	// was told; nil means that nobody answers. It must not block.
+	Checks func(map[types.NamespacedName]health.Answer)
 	// CheckInterval is how often changes by others are looked for; 0 means ten seconds.
 	CheckInterval time.Duration
 	// Log is told of take-over, repairs and errors; the zero value discards.
 	Log logr.Logger
+}
+
+// PodSource is an informer of this node's *dcorev1.Pod.
+type PodSource interface {
+	AddEventHandler(handler cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error)
+	RemoveEventHandler(cache.ResourceEventHandlerRegistration) error
 }
 
 // Proxy keeps the kernel's service rules in step with the API.
@@ -137,9 +151,17 @@ func (p *Proxy) Run(ctx context.Context) error {
 	register()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	podsTold, stop, err := p.followPods()
+	if err != nil {
+		return err
+	}
+	defer stop()
 	ended := make(chan error, 1)
 	go func() {
 		ended <- watch.Run(ctx, p.cfg.RESTConfig, (*feed)(p), func() {
+			if !cache.WaitForCacheSync(ctx.Done(), podsTold) {
+				return
+			}
 			p.mu.Lock()
 			p.told = true
 			p.mu.Unlock()
@@ -149,6 +171,34 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}()
 	p.loop(ctx)
 	return <-ended
+}
+
+// followPods enters this node's pods until stop is called; told says that all that were there at the start
+// are.
+func (p *Proxy) followPods() (told cache.InformerSynced, stop func(), err error) {
+	if p.cfg.Pods == nil {
+		return func() bool { return true }, func() {}, nil
+	}
+	set := func(o any) {
+		if pod, ok := o.(*dcorev1.Pod); ok {
+			(*feed)(p).change(func(m *Model) { m.SetPod(upstream.Pod(pod)) })
+		}
+	}
+	registration, err := p.cfg.Pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: set, UpdateFunc: func(_, o any) { set(o) },
+		DeleteFunc: func(o any) {
+			if missed, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = missed.Obj
+			}
+			if pod, ok := o.(*dcorev1.Pod); ok {
+				(*feed)(p).change(func(m *Model) { m.DeletePod(types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}) })
+			}
+		},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("following this node's pods: %w", err)
+	}
+	return registration.HasSynced, func() { _ = p.cfg.Pods.RemoveEventHandler(registration) }, nil
 }
 
 // loop is the one goroutine that writes to the kernel.
@@ -207,6 +257,7 @@ func (p *Proxy) step(full bool) error {
 		return errNotTold
 	}
 	changes := p.model.Changes()
+	checks, news := p.model.Checks()
 	var desired map[spec.Key]*spec.Frontend
 	if full {
 		desired = p.model.Desired()
@@ -227,6 +278,10 @@ func (p *Proxy) step(full bool) error {
 	err := p.write(full, desired, changes)
 	if full || len(changes) > 0 {
 		written(start, full, err)
+	}
+	if news && p.cfg.Checks != nil {
+		// Load balancers are told of endpoints even if the kernel could not be: it will be.
+		p.cfg.Checks(checks)
 	}
 	if err != nil {
 		return err

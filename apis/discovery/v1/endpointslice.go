@@ -5,6 +5,22 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+const (
+	// GroupLabel on an EndpointSlice names the group of its endpoints among those of the service; slices
+	// without it are of the group without a name.
+	GroupLabel = "networking.drayage.dev/group"
+
+	// WeightAnnotation on an EndpointSlice is the weight of its group, a number from 0 to MaxWeight: of the
+	// connections to the service a group gets its weight's part of the sum, however many endpoints it has,
+	// in steps of a thousandth. One slice of a group is enough; of several, the one with the first name
+	// counts. As soon as one slice of a service has a weight, groups without get nothing. A group whose
+	// endpoints are all unusable leaves its part to the others.
+	WeightAnnotation = "networking.drayage.dev/weight"
+
+	// MaxWeight is the highest weight.
+	MaxWeight = 1000
+)
+
 // EndpointSlice lists endpoints of one service. Its fields are upstream's discovery/v1 EndpointSlice's.
 //
 // +kubebuilder:object:root=true

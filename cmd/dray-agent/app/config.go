@@ -23,6 +23,7 @@ import (
 	"drayage.dev/agent/containerd"
 	"drayage.dev/internal/diagnostics"
 	"drayage.dev/network/cni"
+	"drayage.dev/network/dns"
 )
 
 // Config says how a node runs pods. DefaultConfig has the defaults that this comment speaks of.
@@ -58,6 +59,8 @@ type Config struct {
 	ClusterDNS    string
 	ClusterDomain string
 	ResolvConf    string
+	// StubDomains are domains with name servers of their own, each as domain=address[,address...].
+	StubDomains []string
 	// PodCIDR and ServiceCIDR are the cluster's ranges, one of each family at most, with commas.
 	PodCIDR     string
 	ServiceCIDR string
@@ -118,6 +121,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.ClusterDNS, "cluster-dns", c.ClusterDNS, "address of the cluster's DNS service")
 	flags.StringVar(&c.ClusterDomain, "cluster-domain", c.ClusterDomain, "DNS domain of the cluster")
 	flags.StringVar(&c.ResolvConf, "resolv-conf", c.ResolvConf, "resolver configuration of this machine")
+	flags.StringArrayVar(&c.StubDomains, "stub-domain", c.StubDomains,
+		"domain whose names other servers answer, as domain=address[:port][,address...]; may be given again")
 	flags.StringVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "addresses of the cluster's pods")
 	flags.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "addresses of the cluster's services")
 	flags.StringVar(&c.Containerd, "containerd", c.Containerd, "containerd's binary; looked up in PATH when empty")
@@ -206,6 +211,11 @@ func (c Config) resolve() (*resolved, error) {
 			r.dns = append(r.dns, ip)
 		} else if text != "" {
 			return nil, fmt.Errorf("--cluster-dns %q is no address", text)
+		}
+	}
+	for _, text := range c.StubDomains {
+		if _, err := dns.ParseStub(text); err != nil {
+			return nil, fmt.Errorf("--stub-domain: %w", err)
 		}
 	}
 	if r.plugin, err = c.find(cni.Plugin); err != nil {

@@ -11,6 +11,7 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/internal/detached"
 	"drayage.dev/network/cniserver"
+	"drayage.dev/network/health"
 	"drayage.dev/network/nftables"
 	"drayage.dev/network/peers"
 	"drayage.dev/network/podnet"
@@ -19,7 +20,7 @@ import (
 )
 
 // openNetwork makes the parts of the node's network; they do nothing yet.
-func (a *agent) openNetwork(context.Context, context.CancelCauseFunc) (err error) {
+func (a *agent) openNetwork(ctx context.Context, _ context.CancelCauseFunc) (err error) {
 	log := a.log.WithName("network")
 	a.network, err = podnet.New(podnet.Config{
 		StateDir: a.agentDir("network"), NodeAddresses: a.addresses, PodRanges: a.podRanges, ServiceRanges: a.serviceRanges, Log: log,
@@ -30,8 +31,14 @@ func (a *agent) openNetwork(context.Context, context.CancelCauseFunc) (err error
 	if a.services, err = nftables.New(""); err != nil {
 		return err
 	}
+	pods, err := a.cache.GetInformer(ctx, &dcorev1.Pod{})
+	if err != nil {
+		return err
+	}
+	a.health = health.New(health.Config{Log: log})
 	a.proxy = proxy.New(proxy.Config{
-		Node: proxy.Node{Name: a.NodeName, Addresses: a.addresses}, RESTConfig: a.rest, Backend: a.services, Log: log.WithName("proxy"),
+		Node: proxy.Node{Name: a.NodeName, Addresses: a.addresses}, RESTConfig: a.rest, Backend: a.services,
+		Pods: pods, Checks: a.health.Set, Log: log.WithName("proxy"),
 	})
 	a.withdrawal, err = withdrawal.New(withdrawal.Config{Node: a.NodeName, RESTConfig: a.rest, Proxy: a.proxy, Log: log})
 	return err
@@ -45,6 +52,7 @@ func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc
 	})
 	a.part(ctx, cancel, "keeping the network", a.network.Run)
 	a.part(ctx, cancel, "keeping the services", a.proxy.Run)
+	a.part(ctx, cancel, "answering load balancers", a.health.Run)
 	a.part(ctx, cancel, "acknowledging endpoints", a.withdrawal.Run)
 	a.part(ctx, cancel, "following the other nodes", func(ctx context.Context) error {
 		return peers.Follow(ctx, peers.Config{
@@ -76,6 +84,9 @@ func (a *agent) dnsCommand() []string {
 		"--ranges", strings.Join([]string{a.PodCIDR, a.ServiceCIDR}, ","), "--resolv-conf", a.ResolvConf,
 		"--snapshot-file", a.agentDir("dns.json"), "--lock-file", dnsLockFile(a.Config),
 		"--listen-address", a.DNSListenAddress,
+	}
+	for _, stub := range a.StubDomains {
+		command = append(command, "--stub-domain", stub)
 	}
 	if a.DNSSecureListenAddress != "" {
 		command = append(command, "--secure-listen-address", a.DNSSecureListenAddress)

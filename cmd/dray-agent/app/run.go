@@ -36,6 +36,7 @@ import (
 	"drayage.dev/agent/volumes"
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/internal/scheme"
+	"drayage.dev/network/health"
 	"drayage.dev/network/nftables"
 	"drayage.dev/network/podnet"
 	"drayage.dev/network/proxy"
@@ -63,6 +64,7 @@ type agent struct {
 	network   *podnet.Manager
 	services  *nftables.Table
 	proxy     *proxy.Proxy
+	health    *health.Server
 	// withdrawal makes sure that no node sends a terminating pod new connections.
 	withdrawal *withdrawal.Client
 	objects    *objects.Client

@@ -38,6 +38,8 @@ type Config struct {
 	// Upstreams are the name servers for all other names; without any, those of ResolvConf.
 	Upstreams  []string
 	ResolvConf string
+	// StubDomains are domains with name servers of their own, each as domain=address[,address...].
+	StubDomains []string
 	// SnapshotFile keeps the services last known, for a start while the API is away.
 	SnapshotFile string
 	// ListenAddress serves /healthz, /livez, /readyz and /metrics over plain HTTP; empty: not at all.
@@ -83,6 +85,8 @@ answers from what it heard last while the API server is away.`,
 		"the cluster's pod and service ranges; reverse names in them are asked of nobody else")
 	flags.StringSliceVar(&config.Upstreams, "upstreams", nil, "name servers for all other names (default: those of --resolv-conf)")
 	flags.StringVar(&config.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the node's own name servers, read again when it changes")
+	flags.StringArrayVar(&config.StubDomains, "stub-domain", nil,
+		"domain with name servers of its own, as domain=address[:port][,address...]; may be given again")
 	flags.StringVar(&config.SnapshotFile, "snapshot-file", "", "file that keeps the services last known (default: none)")
 	flags.StringVar(&config.ListenAddress, "listen-address", "127.0.0.1:10353", "address to serve health and metrics at over plain HTTP; none when empty")
 	config.Diagnostics.AddSecureFlags(flags)
@@ -147,6 +151,13 @@ func (c Config) dns() (dns.Config, error) {
 			return cfg, fmt.Errorf("reading --ranges: %w", err)
 		}
 		cfg.Ranges = append(cfg.Ranges, prefix)
+	}
+	for _, text := range c.StubDomains {
+		stub, err := dns.ParseStub(text)
+		if err != nil {
+			return cfg, fmt.Errorf("reading --stub-domain: %w", err)
+		}
+		cfg.Stubs = append(cfg.Stubs, stub)
 	}
 	if cfg.RESTConfig != nil {
 		return cfg, nil
