@@ -95,8 +95,18 @@ $(BIN)/helm: tools/helm/go.mod
 $(BIN)/helm4: tools/helm/go.mod
 	cd tools/helm && $(GO) build -ldflags '-s -w' -o $@ helm.sh/helm/v4/cmd/helm
 
-$(BIN)/kube-apiserver: go.mod
-	$(GO) build -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kube-apiserver
+# Kubernetes' own programs. Their dependencies are no business of the product's go.mod: a copy of it takes them.
+KUBERNETES := kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet
+
+$(BIN)/k8s.mod: go.mod
+	mkdir -p $(BIN) && cp go.mod $@ && cp go.sum $(BIN)/k8s.sum
+	$(GO) get -modfile=$@ $(KUBERNETES:%=k8s.io/kubernetes/cmd/%)
+
+$(KUBERNETES:%=$(BIN)/%): $(BIN)/k8s.mod
+	$(GO) build -modfile=$< -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/$(@F)
+
+$(BIN)/coredns: tools/coredns/go.mod tools/coredns/main.go
+	cd tools/coredns && $(GO) build -ldflags '-s -w' -o $@ .
 
 ##@ Test (as root)
 
@@ -123,17 +133,7 @@ test-e2e: build ## Run the end-to-end specs: whole clusters in network namespace
 	@./test/packages.sh test
 	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./test/e2e/...
 
-.PHONY: test-kubelet
-test-kubelet: build $(BIN)/kubelet ## Prove the slot under a real kubelet. Not part of `make test`: building Kubernetes takes minutes.
-	test -x $(BIN)/kube-apiserver || $(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
-	$(GO) test $(GOFLAGS_TEST) -tags cluster -timeout 10m ./test/kubelet
-
-# The kubelet's own dependencies are no business of the product's go.mod: a copy of it takes them.
-$(BIN)/kubelet: go.mod
-	mkdir -p $(BIN) && cp go.mod $(BIN)/kubelet.mod && cp go.sum $(BIN)/kubelet.sum
-	$(GO) get -modfile=$(BIN)/kubelet.mod k8s.io/kubernetes/cmd/kubelet
-	$(GO) build -modfile=$(BIN)/kubelet.mod -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kubelet
-
 .PHONY: test-cluster
-test-cluster: build $(BIN)/helm $(BIN)/helm4 $(BIN)/kube-apiserver ## Prove the Helm chart on a real kube-apiserver. Not part of `make test`: building it takes minutes.
-	$(GO) test $(GOFLAGS_TEST) -tags cluster -timeout 10m ./test/hosted
+test-cluster: image $(BIN)/helm $(BIN)/helm4 $(BIN)/coredns $(KUBERNETES:%=$(BIN)/%) ## Prove the Helm chart on a whole Kubernetes. Not part of `make test`: building Kubernetes takes minutes.
+	@./test/packages.sh cluster
+	$(GO) test $(GOFLAGS_TEST) -tags cluster -timeout 20m ./test/hosted

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that Drayage runs on, where they are missing; with the argument "test" also those
-# that specs look with. Needs root only then.
+# that specs look with, with "cluster" those that the cluster of `make test-cluster` runs on. Needs root only then.
 set -euo pipefail
 declare -A package=([containerd]=containerd [runc]=runc [ip]=iproute2 [nsenter]=util-linux [pgrep]=procps)
 [ "${1:-}" = test ] && package[nft]=nftables
+[ "${1:-}" = cluster ] && package+=([nft]=nftables [conntrack]=conntrack [sysctl]=procps [/usr/lib/cni/ptp]=containernetworking-plugins)
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")
