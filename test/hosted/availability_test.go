@@ -37,7 +37,7 @@ func specsOfAvailability() {
 		Eventually(func() bool {
 			found := pods(ctx, name)
 			return len(found) == 1 && found[0].Spec.NodeName != ""
-		}).WithPolling(20*time.Millisecond).Should(BeTrue())
+		}).WithPolling(20 * time.Millisecond).Should(BeTrue())
 		took := time.Since(killed)
 		AddReportEntry(component+": time until a successor had acted", took.String())
 		Expect(took).To(BeNumerically("<", 5*time.Second))

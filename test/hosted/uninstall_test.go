@@ -51,7 +51,7 @@ func specsOfUninstallation() {
 			m.images.mirror(m.path("/var/lib/drayage/agent/containerd/certs.d"))
 		}
 		h.install(ctx, "helm4")
-		Eventually(running(ctx, "myapp")).WithTimeout(2*time.Minute).Should(HaveLen(3))
+		Eventually(running(ctx, "myapp")).WithTimeout(2 * time.Minute).Should(HaveLen(3))
 		Expect(kubectl(ctx, "--namespace", team, "scale", "deployments.apps.drayage.dev", "myapp", "--replicas=4")).Error().NotTo(HaveOccurred())
 		Eventually(running(ctx, "myapp")).Should(HaveLen(4))
 
