@@ -29,7 +29,7 @@ const team = "team"
 var chart = filepath.Join(repository(), "charts", "drayage")
 
 // The specs tell one cluster's story, in the order of their files' names here.
-var _ = Describe("Drayage as a guest", Ordered, func() {
+var _ = Describe("Drayage as a guest", Ordered, ContinueOnFailure, func() {
 	BeforeAll(func(ctx SpecContext) { h = startHost(ctx) }, NodeTimeout(3*time.Minute))
 
 	AfterEach(func(ctx SpecContext) {
@@ -91,7 +91,8 @@ func specsOfInstallation() {
 			owner := &appsv1.Deployment{}
 			Expect(h.api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, owner)).To(Succeed())
 			pod := &corev1.Pod{ObjectMeta: owner.Spec.Template.ObjectMeta, Spec: owner.Spec.Template.Spec}
-			pod.Namespace, pod.Name, pod.Spec.ServiceAccountName = strict.Name, name, ""
+			pod.Namespace, pod.Name, pod.Spec.ServiceAccountName = strict.Name, name, "default"
+			pod.Spec.DeprecatedServiceAccount = ""
 			Eventually(func() error { return h.api.Create(ctx, pod, client.DryRunAll) }).Should(Succeed())
 			pod.Spec.HostNetwork = true
 			Expect(h.api.Create(ctx, pod, client.DryRunAll)).To(MatchError(ContainSubstring("violates PodSecurity")))
