@@ -268,6 +268,7 @@ spec:
 			Expect(each.Stop()).To(Succeed())
 		}
 		Eventually(ran).Should(Receive(Equal("drayage-release-pods")))
+		Eventually(ran).Should(Receive(Equal("drayage-clean-nodes")))
 		Eventually(uninstalled).Should(Receive(BeNil()))
 
 		for _, kind := range []string{"apiservices", "mutatingwebhookconfigurations", "validatingwebhookconfigurations", "clusterroles", "clusterrolebindings"} {
