@@ -47,8 +47,18 @@ clean-node: ## Remove what a killed `make run` left on this machine.
 build: ## Build the binaries into bin/.
 	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
 
+# runc changes namespaces before Go starts, in C; seccomp profiles come through libseccomp.
+.PHONY: runtime
+runtime: ## Build the image's container runtime, containerd and runc, into bin/runtime/. Needs gcc and libseccomp-dev.
+	@./test/packages.sh runtime
+	cd images/containerd && $(GO) build -tags 'no_btrfs no_devmapper no_zfs' -o $(BIN)/runtime/ \
+	  -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$$($(GO) list -m -f '{{.Version}}' github.com/containerd/containerd/v2)" \
+	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	cd images/runc && CGO_ENABLED=1 $(GO) build -tags 'seccomp netgo osusergo urfave_cli_no_docs' -o $(BIN)/runtime/runc \
+	  -ldflags '-s -w -extldflags -static' github.com/opencontainers/runc
+
 .PHONY: image
-image: build ## Assemble the OCI image bin/drayage-image.tar without a Docker engine.
+image: build runtime ## Assemble the OCI image bin/drayage-image.tar without a Docker engine.
 	$(GO) run ./test/images/drayage --bin $(BIN) --tag drayage:$(VERSION) --output $(BIN)/drayage-image.tar
 
 ##@ Develop
@@ -111,7 +121,7 @@ $(BIN)/coredns: tools/coredns/go.mod tools/coredns/main.go
 ##@ Test (as root)
 
 .PHONY: test
-test: build ## Run every test: specs, real API server, real containers, real kernel tables.
+test: build runtime ## Run every test: specs, real API server, real containers, real kernel tables.
 	@./test/packages.sh test
 	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./...
 
