@@ -19,6 +19,8 @@ LDFLAGS  := -s -w \
   -X k8s.io/component-base/version.gitMajor=$(word 1,$(K8S_PART)) \
   -X k8s.io/component-base/version.gitMinor=$(word 2,$(K8S_PART))
 GOFLAGS_TEST ?=
+# Each test binary runs without a way to the network.
+GOTEST   := $(GO) test -exec $(CURDIR)/test/isolated.sh $(GOFLAGS_TEST)
 # How long specs wait for what must come: a loaded machine takes longer than Gomega's one second.
 export GOMEGA_DEFAULT_EVENTUALLY_TIMEOUT ?= 30s
 BINARIES := dray dray-manager dray-scheduler dray-agent dray-dns dray-cni
@@ -123,27 +125,27 @@ $(BIN)/coredns: tools/coredns/go.mod tools/coredns/main.go
 .PHONY: test
 test: build runtime ## Run every test: specs, real API server, real containers, real kernel tables.
 	@./test/packages.sh test
-	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./...
+	$(GOTEST) -timeout 20m ./...
 
 .PHONY: test-unit
 test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
-	$(GO) test $(GOFLAGS_TEST) -timeout 2m $$(./test/unit-packages.sh)
+	$(GOTEST) -timeout 2m $$(./test/unit-packages.sh)
 
 FUZZ ?= 10m
 .PHONY: fuzz-scheduler
 fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in random clusters, for FUZZ=10m.
-	DRAYAGE_FUZZ=$(FUZZ) $(GO) test -count=1 -timeout 0 ./scheduler/fastpath -args -ginkgo.v -ginkgo.focus 'among the best'
+	DRAYAGE_FUZZ=$(FUZZ) $(GOTEST) -count=1 -timeout 0 ./scheduler/fastpath -args -ginkgo.v -ginkgo.focus 'among the best'
 
 .PHONY: bench-scheduler
 bench-scheduler: ## Compare the scheduler's CPU per decision with upstream's; JSON lines go to BENCH_JSON=file.
-	$(GO) test -run '^$$' -bench Decisions -benchtime 1x -timeout 30m ./scheduler/fastpath
+	$(GOTEST) -run '^$$' -bench Decisions -benchtime 1x -timeout 30m ./scheduler/fastpath
 
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh test
-	$(GO) test $(GOFLAGS_TEST) -timeout 20m ./test/e2e/...
+	$(GOTEST) -timeout 20m ./test/e2e/...
 
 .PHONY: test-cluster
 test-cluster: image $(BIN)/helm $(BIN)/helm4 $(BIN)/coredns $(KUBERNETES:%=$(BIN)/%) ## Prove the Helm chart on a whole Kubernetes. Not part of `make test`: building Kubernetes takes minutes.
 	@./test/packages.sh cluster
-	$(GO) test $(GOFLAGS_TEST) -tags cluster -timeout 20m ./test/hosted
+	$(GOTEST) -tags cluster -timeout 20m ./test/hosted

@@ -13,6 +13,7 @@ import (
 	restclient "k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	podrest "k8s.io/kubernetes/pkg/registry/core/pod/rest"
+	"k8s.io/utils/clock"
 
 	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
 	"drayage.dev/apiserver/applied"
@@ -40,6 +41,11 @@ type Config struct {
 	// NodeServiceAccount is the user of the agents' service account where agents are pods of a cluster;
 	// which node's agent a caller is, its token says. Empty: nodes have client certificates only.
 	NodeServiceAccount string
+	// Replicas calls changed with how to reach each other replica of this API, by a name that stays that replica's,
+	// at once and whenever they change, until ctx ends. Nil where there are none.
+	Replicas func(ctx context.Context, changed func(map[string]*restclient.Config)) error
+	// ReplicaUser is who they are, and who this one is to them.
+	ReplicaUser string
 }
 
 // NewAPIGroup returns the group subresources.drayage.dev/v1alpha1. Its streams end with ctx.
@@ -56,9 +62,19 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	if err != nil {
 		return nil, err
 	}
+	evictions, err := newEvictionStore(config.Client)
+	if err != nil {
+		return nil, err
+	}
 	ledger := applied.New()
 	if err := ledger.Follow(ctx, config.Client); err != nil {
 		return nil, err
+	}
+
+	if config.Replicas != nil {
+		if err := relay(ctx, ledger, config.Replicas); err != nil {
+			return nil, fmt.Errorf("following the other replicas: %w", err)
+		}
 	}
 
 	gv := subresourcesv1alpha1.GroupVersion
@@ -76,11 +92,12 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 			&podrest.AttachREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 		podsPath(subresourcesv1alpha1.PortForwardSubresource): &portForwardREST{
 			&podrest.PortForwardREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
+		podsPath(subresourcesv1alpha1.EvictionSubresource): &evictionREST{store: evictions, surge: surge{evictions, clock.RealClock{}}},
 
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker, agents: config.NodeServiceAccount},
-		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount},
+		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount, replica: config.ReplicaUser},
 	}
 	return &info, nil
 }

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,20 +13,26 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
 	"drayage.dev/apiserver/applied"
 )
 
-// maxReportBytes bounds the body of a report.
-const maxReportBytes = 1 << 10
+// maxReportBytes bounds the body of a report, maxReportsBytes that of all nodes'.
+const (
+	maxReportBytes  = 1 << 10
+	maxReportsBytes = 16 << 20
+)
 
 // appliedREST is nodes/applied.
 type appliedREST struct {
 	statusKind
 	ledger *applied.Ledger
 	agents string
+	// replica is the user that other replicas of this API are; empty where there are none.
+	replica string
 }
 
 var _ rest.Connecter = &appliedREST{}
@@ -38,6 +45,9 @@ func (*appliedREST) ConnectMethods() []string { return []string{http.MethodGet, 
 
 // Connect returns the handler of a node's report or question.
 func (r *appliedREST) Connect(ctx context.Context, node string, _ runtime.Object, responder rest.Responder) (http.Handler, error) {
+	if node == subresourcesv1alpha1.AllNodes {
+		return r.connectReplica(ctx, responder)
+	}
 	if _, err := onlyNode(ctx, r.agents, node, subresourcesv1alpha1.AppliedSubresource); err != nil {
 		return nil, err
 	}
@@ -52,6 +62,23 @@ func (r *appliedREST) Connect(ctx context.Context, node string, _ runtime.Object
 			responder.Error(err)
 			return
 		}
+		responder.Object(http.StatusOK, &metav1.Status{Status: metav1.StatusSuccess})
+	}), nil
+}
+
+// connectReplica returns the handler of another replica's message.
+func (r *appliedREST) connectReplica(ctx context.Context, responder rest.Responder) (http.Handler, error) {
+	if caller, known := genericapirequest.UserFrom(ctx); !known || r.replica == "" || caller.GetName() != r.replica {
+		return nil, apierrors.NewForbidden(subresourcesv1alpha1.Resource(nodesPath(subresourcesv1alpha1.AppliedSubresource)),
+			subresourcesv1alpha1.AllNodes, errors.New("only another replica of this API may use it"))
+	}
+	return http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
+		var reports subresourcesv1alpha1.NodeReports
+		if err := json.NewDecoder(io.LimitReader(request.Body, maxReportsBytes)).Decode(&reports); err != nil {
+			responder.Error(apierrors.NewBadRequest(fmt.Sprintf("reading the reports: %v", err)))
+			return
+		}
+		r.ledger.Merge(reports.Nodes)
 		responder.Object(http.StatusOK, &metav1.Status{Status: metav1.StatusSuccess})
 	}), nil
 }

@@ -15,6 +15,7 @@ import (
 	"drayage.dev/controllers/apps/deployment"
 	"drayage.dev/controllers/apps/replicaset"
 	"drayage.dev/controllers/core"
+	"drayage.dev/controllers/policy/poddisruptionbudget"
 	"drayage.dev/internal/admission"
 )
 
@@ -46,6 +47,7 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 	for _, add := range []func() error{
 		func() error { return deployment.Add(mgr) },
 		func() error { return replicaset.Add(mgr, replicaset.Config{Prepare: preparePod}) },
+		func() error { return poddisruptionbudget.Add(mgr) },
 		func() error {
 			return core.Add(mgr, core.Config{
 				ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR, NodeGrace: cfg.NodeGrace, NodeQuarantine: cfg.NodeQuarantine,

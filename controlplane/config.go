@@ -108,6 +108,12 @@ type Deps struct {
 	// CAFile is the cluster's authority; ClientCertFile and ClientKeyFile are the API server's identity
 	// towards nodes. The files change when they are renewed.
 	CAFile, ClientCertFile, ClientKeyFile string
+	// Kubeconfigs are Info's.
+	Kubeconfigs map[string]string
+	// Endpoint is where others reach this API server. Shared says that other API servers may share its storage, each at
+	// an endpoint of the service default/kubernetes.
+	Endpoint netip.AddrPort
+	Shared   bool
 }
 
 // Info says where a ready control plane is to be found.

@@ -143,11 +143,16 @@ func (r *runner) operate(ctx context.Context) error {
 		group.Go(func() error {
 			return publish.Run(klog.NewContext(ctx, r.log), publish.Config{
 				Client: r.loopback, ServiceIP: r.config.serviceIP(), Server: r.identity(),
-				Endpoint: netip.AddrPortFrom(netip.MustParseAddr(r.config.AdvertiseAddress), uint16(r.config.Port)),
+				Endpoint: r.endpoint(),
 			})
 		})
 	}
 	return group.Wait()
+}
+
+// endpoint is where others reach this API server.
+func (r *runner) endpoint() netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(r.config.AdvertiseAddress), uint16(r.config.Port))
 }
 
 func (r *runner) info() Info {

@@ -37,6 +37,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
 	_ "drayage.dev/controlplane/quiet" // silences a logger, see there
+	"drayage.dev/internal/diagnostics"
 )
 
 // apiServerCount is how many API servers a new kind waits for. With more than one, upstream delays each by
@@ -103,13 +104,24 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 	if err != nil {
 		return nil, err
 	}
-	deps := Deps{Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: r.certs.CAFile()}
+	deps := Deps{
+		Loopback: generic.LoopbackClientConfig, Authorizer: generic.Authorization.Authorizer, CAFile: r.certs.CAFile(),
+		Kubeconfigs: r.kubeconfigs, Endpoint: r.endpoint(), Shared: !r.alone(),
+	}
 	deps.ClientCertFile, deps.ClientKeyFile = r.certs.ClientFiles(apiserverClient)
 	if err := installGroups(ctx, config.APIGroups, nativeServer.GenericAPIServer, deps, priorities); err != nil {
 		return nil, err
 	}
-	return controlplaneapiserver.CreateAggregatorServer(aggregator.Complete(), nativeServer.GenericAPIServer,
+	server, err := controlplaneapiserver.CreateAggregatorServer(aggregator.Complete(), nativeServer.GenericAPIServer,
 		extensionsServer.Informers.Apiextensions().V1().CustomResourceDefinitions(), true, priorities)
+	if err != nil {
+		return nil, fmt.Errorf("making the aggregator: %w", err)
+	}
+	// The API server's metrics, and those of what else this process runs.
+	mux := server.GenericAPIServer.Handler.NonGoRestfulMux
+	mux.Unregister("/metrics")
+	mux.Handle("/metrics", diagnostics.MetricsHandler())
+	return server, nil
 }
 
 // newNativeServer makes the server of Kubernetes' own groups.

@@ -22,6 +22,7 @@ import (
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	dpolicyv1 "drayage.dev/apis/policy/v1"
 	"drayage.dev/internal/scheme"
 	"drayage.dev/internal/upstream"
 )
@@ -53,7 +54,7 @@ func restFor(config *rest.Config, version schema.GroupVersion) (rest.Interface, 
 // newInformers returns the informers that the framework and its plugins ask for. Kinds of Drayage's are
 // listed under upstream's types, kinds without a counterpart are empty, and what every API server has
 // (namespaces) comes as it is, through client.
-func newInformers(client kubernetes.Interface, core, apps rest.Interface) informers.SharedInformerFactory {
+func newInformers(client kubernetes.Interface, core, apps, policy rest.Interface) informers.SharedInformerFactory {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(dropManagedFields))
 
 	pods := &source{
@@ -89,14 +90,24 @@ func newInformers(client kubernetes.Interface, core, apps rest.Interface) inform
 			return &appsv1.ReplicaSetList{ListMeta: m, Items: values[appsv1.ReplicaSet](items)}
 		},
 	}
+	budgets := &source{
+		api: policy, resource: "poddisruptionbudgets",
+		list: func() runtime.Object { return &dpolicyv1.PodDisruptionBudgetList{} },
+		view: func(o runtime.Object) runtime.Object {
+			return upstream.PodDisruptionBudget(o.(*dpolicyv1.PodDisruptionBudget))
+		},
+		into: func(m metav1.ListMeta, items []runtime.Object) runtime.Object {
+			return &policyv1.PodDisruptionBudgetList{ListMeta: m, Items: values[policyv1.PodDisruptionBudget](items)}
+		},
+	}
 	inform(factory, &corev1.Pod{}, pods.listWatch())
 	inform(factory, &corev1.Node{}, nodes.listWatch())
 	inform(factory, &corev1.Service{}, services.listWatch())
 	inform(factory, &appsv1.ReplicaSet{}, replicaSets.listWatch())
+	inform(factory, &policyv1.PodDisruptionBudget{}, budgets.listWatch())
 
 	inform(factory, &corev1.ReplicationController{}, nothing(&corev1.ReplicationControllerList{}))
 	inform(factory, &appsv1.StatefulSet{}, nothing(&appsv1.StatefulSetList{}))
-	inform(factory, &policyv1.PodDisruptionBudget{}, nothing(&policyv1.PodDisruptionBudgetList{}))
 	inform(factory, &corev1.PersistentVolume{}, nothing(&corev1.PersistentVolumeList{}))
 	inform(factory, &corev1.PersistentVolumeClaim{}, nothing(&corev1.PersistentVolumeClaimList{}))
 	inform(factory, &storagev1.StorageClass{}, nothing(&storagev1.StorageClassList{}))

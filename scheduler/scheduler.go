@@ -19,6 +19,7 @@ import (
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	dpolicyv1 "drayage.dev/apis/policy/v1"
 	"drayage.dev/scheduler/fastpath"
 )
 
@@ -73,11 +74,15 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 	if err != nil {
 		return nil, err
 	}
+	policy, err := restFor(config.RESTConfig, dpolicyv1.GroupVersion)
+	if err != nil {
+		return nil, err
+	}
 
 	pods := &podWriter{core: core}
 	redirected := &client{plain, pods}
 	s := &Scheduler{
-		informers:   newInformers(redirected, core, apps),
+		informers:   newInformers(redirected, core, apps, policy),
 		dynamic:     dynamicinformer.NewDynamicSharedInformerFactory(dynamicClient, 0),
 		broadcaster: events.NewBroadcaster(&events.EventSinkImpl{Interface: plain.EventsV1()}),
 	}

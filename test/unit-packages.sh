@@ -4,6 +4,6 @@
 set -euo pipefail
 go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... |
   grep -v -e drayage.dev/test/env -e drayage.dev/test/cluster -e drayage.dev/network/netlab -e drayage.dev/controlplane \
-    -e '^drayage.dev/test/' -e '^drayage.dev/agent/cgroups ' -e '^drayage.dev/agent/containerd ' -e '^drayage.dev/agent/daemon ' \
-    -e '^drayage.dev/agent/runtime/' -e '^drayage.dev/network/detached ' |
+    -e '^drayage.dev/test/' -e '^drayage.dev/agent/cgroups ' -e '^drayage.dev/agent/containerd ' \
+    -e '^drayage.dev/agent/runtime/' -e '^drayage.dev/internal/detached ' |
   cut -d' ' -f1

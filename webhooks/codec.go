@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,6 +18,7 @@ import (
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	dpolicyv1 "drayage.dev/apis/policy/v1"
 	dschedulingv1 "drayage.dev/apis/scheduling/v1"
 	"drayage.dev/internal/admission"
 )
@@ -45,6 +47,7 @@ var kinds = func() map[schema.GroupResource]*kind {
 	add(dappsv1.GroupVersion, "ReplicaSet", "replicasets", true, func() admission.Object { return &appsv1.ReplicaSet{} })
 	add(ddiscoveryv1.GroupVersion, "EndpointSlice", "endpointslices", false, func() admission.Object { return &discoveryv1.EndpointSlice{} })
 	add(dschedulingv1.GroupVersion, "PriorityClass", "priorityclasses", false, func() admission.Object { return &schedulingv1.PriorityClass{} })
+	add(dpolicyv1.GroupVersion, "PodDisruptionBudget", "poddisruptionbudgets", true, func() admission.Object { return &policyv1.PodDisruptionBudget{} })
 	return all
 }()
 

@@ -60,6 +60,15 @@ addressType: IPv4
 endpoints: [{addresses: [10.244.0.7]}]
 ports: [{port: 80}]
 `
+	budget = `
+apiVersion: policy.drayage.dev/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec:
+  maxUnavailable: 25%
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector: {matchLabels: {app: web}}
+`
 )
 
 var _ = Describe("every kind", func() {
@@ -80,6 +89,19 @@ var _ = Describe("every kind", func() {
 	},
 		Entry("Pod", pod), Entry("Service", service), Entry("Deployment", deployment),
 		Entry("ReplicaSet", replicaSet), Entry("EndpointSlice", endpointSlice),
+		Entry("PodDisruptionBudget", budget),
+	)
+})
+
+var _ = Describe("budgets", func() {
+	DescribeTable("are refused", func(ctx context.Context, change, message string) {
+		u := object(newNamespace(ctx), budget)
+		Expect(api.Create(ctx, u)).To(Succeed())
+		Expect(patch(ctx, u, change)).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("with both bounds", `{"spec":{"minAvailable":1}}`, "minAvailable and maxUnavailable cannot be both set"),
+		Entry("with more than all", `{"spec":{"maxUnavailable":"120%"}}`, "spec.maxUnavailable: Invalid value: \"120%\": must not be greater than 100%"),
+		Entry("with another policy", `{"spec":{"unhealthyPodEvictionPolicy":"Never"}}`, `spec.unhealthyPodEvictionPolicy: Unsupported value: "Never"`),
 	)
 })
 

@@ -161,6 +161,14 @@ func (t *Tree) Enter(path string, pid int) error {
 	return nil
 }
 
+// Place moves a process into the group at path, which it makes.
+func (t *Tree) Place(path string, pid int) error {
+	if err := t.Create(path); err != nil {
+		return err
+	}
+	return t.Enter(path, pid)
+}
+
 // set writes one control file of the group at path; a controller that the machine lacks is an error.
 func (t *Tree) set(controller, path, file, value string) error {
 	if t.unified {

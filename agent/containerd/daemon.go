@@ -14,7 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"drayage.dev/agent/daemon"
+	"drayage.dev/agent/metrics"
+	"drayage.dev/internal/detached"
 )
 
 // minimumVersion is the oldest containerd that speaks version 1 of the container runtime interface.
@@ -57,19 +58,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return d.process().Keep(ctx)
 }
 
-func (d *Daemon) process() daemon.Process {
-	return daemon.Process{
+func (d *Daemon) process() detached.Process {
+	return detached.Process{
 		Name:    "containerd",
 		Command: append(slices.Clone(d.config.Launcher), d.config.Binary, "--config", d.config.configFile()),
-		Mark:    d.config.configFile(), Dir: d.config.DataDir, PIDFile: d.config.pidFile(), LogFile: d.config.logFile(),
-		Cgroups: d.config.Cgroups, Cgroup: d.config.Cgroup,
+		PIDFile: d.config.pidFile(), Mark: d.config.configFile(), Dir: d.config.DataDir, LogFile: d.config.logFile(),
+		Started: func(pid int) error {
+			if d.config.Cgroups == nil {
+				return nil
+			}
+			return d.config.Cgroups.Place(d.config.Cgroup, pid)
+		},
 	}
 }
 
 // Connect returns a connection to the daemon; it is made when it is used first, and again when it breaks.
 func (d *Daemon) Connect() (*grpc.ClientConn, error) {
 	return grpc.NewClient("unix://"+d.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+		grpc.WithUnaryInterceptor(metrics.RuntimeCalls), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
 }
 
 // Ready waits until the daemon's container runtime interface answers and the sandbox image is in its

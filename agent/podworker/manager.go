@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"drayage.dev/agent"
+	"drayage.dev/agent/metrics"
 	"drayage.dev/agent/probes"
 	"drayage.dev/agent/status"
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -87,6 +88,7 @@ func (m *Manager) Run(ctx context.Context, source cache.Informer) error {
 	}
 	m.endUnknown(m.held)
 	go wait.UntilWithContext(ctx, func(context.Context) { m.backoff.GC() }, time.Minute)
+	go wait.UntilWithContext(ctx, func(context.Context) { metrics.Running(m.shown()) }, countInterval)
 	m.follow(events)
 	_ = source.RemoveEventHandler(registration)
 	cancel()
@@ -300,6 +302,21 @@ func (m *Manager) hostIPs() []string {
 		texts = append(texts, address.String())
 	}
 	return texts
+}
+
+// countInterval is how often the pods are counted for the metrics.
+const countInterval = 5 * time.Second
+
+// shown returns the statuses of this node's pods, which are read only.
+func (m *Manager) shown() (statuses []*corev1.PodStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		if _, status := w.shown(); status != nil {
+			statuses = append(statuses, status)
+		}
+	}
+	return statuses
 }
 
 // Pod returns a pod of this node with its status as its worker knows it, which may be ahead of the API's.

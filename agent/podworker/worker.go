@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"drayage.dev/agent"
+	"drayage.dev/agent/metrics"
 	"drayage.dev/agent/probes"
 	"drayage.dev/agent/status"
 	"drayage.dev/agent/volumes"
@@ -32,6 +33,8 @@ const (
 type worker struct {
 	manager *Manager
 	uid     types.UID
+	// seen is when the agent first heard of the pod.
+	seen time.Time
 	// wake holds a token when there is news.
 	wake chan struct{}
 
@@ -78,7 +81,7 @@ type worker struct {
 
 func newWorker(m *Manager, uid types.UID) *worker {
 	return &worker{
-		manager: m, uid: uid, wake: make(chan struct{}, 1), failed: map[string]probes.Change{},
+		manager: m, uid: uid, seen: m.Clock.Now(), wake: make(chan struct{}, 1), failed: map[string]probes.Change{},
 		waiting: map[string]corev1.ContainerStateWaiting{}, hooked: map[string]bool{}, dirty: true,
 		hold: holdOff{}, said: map[string]time.Time{},
 	}
@@ -170,7 +173,10 @@ func (w *worker) run(ctx context.Context) {
 // turn takes one pass. It returns when to take the next, unless something happens before.
 func (w *worker) turn(ctx context.Context) (again time.Duration, finished bool) {
 	pod, gone := w.snapshot()
+	operation := metrics.Sync
+	defer func(start time.Time) { metrics.Worked(operation, start) }(time.Now())
 	if gone || pod.DeletionTimestamp != nil {
+		operation = metrics.Kill
 		finished, err := w.end(ctx, pod, gone)
 		return w.after(ctx, resync, err), finished
 	}
@@ -294,6 +300,9 @@ func (w *worker) report(p *pass) {
 			return state.Started, state.Ready
 		},
 	})
+	if w.previous != nil && w.previous.Phase == corev1.PodPending && generated.Phase == corev1.PodRunning {
+		metrics.Started(w.manager.Clock.Now().Sub(w.seen))
+	}
 	w.previous = &generated
 	w.mu.Lock()
 	w.latest = &generated

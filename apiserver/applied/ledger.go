@@ -3,6 +3,7 @@ package applied
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
 	"drayage.dev/internal/scheme"
 )
 
@@ -46,6 +48,8 @@ type Ledger struct {
 	// revisions are the highest that were reported, by node.
 	revisions map[string]uint64
 	waiters   map[*waiter]struct{}
+	// reported, when set, hears of each report of a node to this ledger itself; it does not block.
+	reported func(node string, report subresourcesv1alpha1.NodeReport)
 }
 
 // waiter is one call of Await: done is closed when no node is missing.
@@ -81,6 +85,34 @@ func (l *Ledger) Follow(ctx context.Context, config *rest.Config) error {
 func (l *Ledger) Report(node string, revision uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	report := subresourcesv1alpha1.NodeReport{Revision: revision, Anew: revision < l.revisions[node]}
+	l.enter(node, revision)
+	if l.reported != nil {
+		l.reported(node, report)
+	}
+}
+
+// Merge notes what nodes have reported to another replica. That took a way of its own, so a lower revision than
+// what is known here is an older report, unless the node began anew.
+func (l *Ledger) Merge(reports map[string]subresourcesv1alpha1.NodeReport) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for node, report := range reports {
+		if report.Anew || report.Revision > l.revisions[node] {
+			l.enter(node, report.Revision)
+		}
+	}
+}
+
+// snapshot returns what is known of the nodes.
+func (l *Ledger) snapshot() map[string]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.revisions)
+}
+
+// enter notes a revision and lets go those who wait for no other. The caller holds l.mu.
+func (l *Ledger) enter(node string, revision uint64) {
 	l.revisions[node] = revision
 	for w := range l.waiters {
 		if w.revision <= revision {

@@ -21,6 +21,7 @@ import (
 	"drayage.dev/cmd/dray/cleannode"
 	"drayage.dev/cmd/dray/convert"
 	"drayage.dev/cmd/dray/delete"
+	"drayage.dev/cmd/dray/drain"
 	"drayage.dev/cmd/dray/explain"
 	"drayage.dev/cmd/dray/kubectl"
 	"drayage.dev/cmd/dray/rollout"
@@ -85,6 +86,7 @@ and is its command line.`,
 		"use": {
 			kubectl.NewCommand(streamsIO), convert.NewCommand(streamsIO), rollout.NewCommand(streamsIO), delete.NewCommand(streamsIO), explain.NewCommand(streamsIO),
 			streams.NewLogs(streamsIO), streams.NewExec(streamsIO), streams.NewAttach(streamsIO), streams.NewPortForward(streamsIO),
+			drain.NewCordon(streamsIO), drain.NewUncordon(streamsIO), drain.NewDrain(streamsIO), drain.NewTaint(streamsIO),
 		},
 	} {
 		for _, command := range commands {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -14,14 +15,18 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	certutil "k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/certificate/csr"
 	"k8s.io/client-go/util/keyutil"
+	"k8s.io/kubernetes/pkg/apis/certificates"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/controlplane"
 	"drayage.dev/controlplane/join"
 	"drayage.dev/test/env"
 )
@@ -32,11 +37,15 @@ var _ = Describe("joining a cluster", Ordered, func() {
 		admin  kubernetes.Interface
 		token  join.Token
 		config join.Config
+		// undecided keeps the requests of one user from being decided.
+		undecided = holdUp{Handler: admission.NewHandler(admission.Update)}
 	)
 
 	BeforeAll(func(ctx context.Context) {
 		var err error
-		e, err = env.Start(context.WithoutCancel(ctx))
+		e, err = env.Start(context.WithoutCancel(ctx), env.WithAdmission(controlplane.AdmissionPlugin{
+			Name: "Undecided", New: func() (admission.Interface, error) { return &undecided, nil },
+		}))
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 		admin, err = kubernetes.NewForConfig(e.Config)
@@ -204,4 +213,43 @@ var _ = Describe("joining a cluster", Ordered, func() {
 			return err
 		}, 20*time.Second).Should(MatchError(ContainSubstring("does not know the token")))
 	})
+
+	It("waits no longer for a certificate when its token is gone", func(ctx SpecContext) {
+		authority, err := certutil.CertsFromFile(e.Info.CAFile)
+		Expect(err).NotTo(HaveOccurred())
+		short, err := join.NewToken(authority[0])
+		Expect(err).NotTo(HaveOccurred())
+		user := "system:bootstrap:" + short.ID
+		undecided.user.Store(user)
+		Expect(join.StoreToken(ctx, admin, short, time.Hour, "for a test")).To(Succeed())
+		config.Token, config.NodeName = short.String(), "n7"
+		result := make(chan error, 1)
+		go func() {
+			_, err := join.Ensure(ctx, config)
+			result <- err
+		}()
+		Eventually(func(g Gomega) {
+			requests, err := admin.CertificatesV1().CertificateSigningRequests().List(ctx, metav1.ListOptions{})
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(requests.Items).To(ContainElement(HaveField("Spec.Username", user)))
+		}, 20*time.Second).Should(Succeed())
+		Consistently(result, 2*time.Second).ShouldNot(Receive(), "while the token is good, there is hope")
+		Expect(join.DeleteToken(ctx, admin, short.ID)).To(Succeed())
+		// The wait for a certificate is a minute.
+		Eventually(result, 20*time.Second).Should(Receive(MatchError(ContainSubstring("the server does not know the token, or it has expired"))))
+	}, SpecTimeout(2*time.Minute))
 })
+
+// holdUp refuses every decision on the certificate requests of a user.
+type holdUp struct {
+	*admission.Handler
+	user atomic.Value
+}
+
+func (h *holdUp) Validate(_ context.Context, attributes admission.Attributes, _ admission.ObjectInterfaces) error {
+	request, ok := attributes.GetObject().(*certificates.CertificateSigningRequest)
+	if ok && attributes.GetSubresource() == "approval" && request.Spec.Username == h.user.Load() {
+		return apierrors.NewServiceUnavailable("for a test")
+	}
+	return nil
+}

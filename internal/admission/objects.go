@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -16,17 +17,20 @@ import (
 	"k8s.io/kubernetes/pkg/apis/apps"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/discovery"
+	"k8s.io/kubernetes/pkg/apis/policy"
 	"k8s.io/kubernetes/pkg/apis/scheduling"
 	deploymentregistry "k8s.io/kubernetes/pkg/registry/apps/deployment"
 	replicasetregistry "k8s.io/kubernetes/pkg/registry/apps/replicaset"
 	noderegistry "k8s.io/kubernetes/pkg/registry/core/node"
 	serviceregistry "k8s.io/kubernetes/pkg/registry/core/service"
 	endpointsliceregistry "k8s.io/kubernetes/pkg/registry/discovery/endpointslice"
+	budgetregistry "k8s.io/kubernetes/pkg/registry/policy/poddisruptionbudget"
 	priorityclassregistry "k8s.io/kubernetes/pkg/registry/scheduling/priorityclass"
 )
 
 // Object is an upstream object of one of the kinds that Drayage has: *corev1.Pod, Node and Service,
-// *appsv1.Deployment and ReplicaSet, *discoveryv1.EndpointSlice, *schedulingv1.PriorityClass.
+// *appsv1.Deployment and ReplicaSet, *discoveryv1.EndpointSlice, *schedulingv1.PriorityClass,
+// *policyv1.PodDisruptionBudget.
 type Object interface{ object }
 
 // PrepareObject defaults and validates the creation of obj (old is nil) or its change from old, as
@@ -57,6 +61,8 @@ func PrepareObject(ctx context.Context, obj, old Object, lookup Lookup) (warning
 			IsResourceRequest: true, APIGroup: discoveryv1.GroupName, APIVersion: "v1", Resource: "endpointslices",
 		})
 		return prepare(ctx, endpointsliceregistry.Strategy, obj, old, newEndpointSlice, endpointMatcher.refused(obj, nil, nil))
+	case *policyv1.PodDisruptionBudget:
+		return prepare(ctx, budgetregistry.Strategy, obj, old, newBudget, nil)
 	case *schedulingv1.PriorityClass:
 		errs := oneDefaultClass(ctx, obj, lookup)
 		if len(errs) > 0 {
@@ -81,6 +87,8 @@ func ValidateStatus(ctx context.Context, obj, old Object) (warnings []string, er
 		return validateUpdate(ctx, deploymentregistry.StatusStrategy, obj, &apps.Deployment{}, old, &apps.Deployment{})
 	case *appsv1.ReplicaSet:
 		return validateUpdate(ctx, replicasetregistry.StatusStrategy, obj, &apps.ReplicaSet{}, old, &apps.ReplicaSet{})
+	case *policyv1.PodDisruptionBudget:
+		return validateUpdate(ctx, budgetregistry.StatusStrategy, obj, &policy.PodDisruptionBudget{}, old, &policy.PodDisruptionBudget{})
 	}
 	return nil, nil
 }
@@ -89,6 +97,7 @@ func newNode() runtime.Object          { return &core.Node{} }
 func newDeployment() runtime.Object    { return &apps.Deployment{} }
 func newReplicaSet() runtime.Object    { return &apps.ReplicaSet{} }
 func newEndpointSlice() runtime.Object { return &discovery.EndpointSlice{} }
+func newBudget() runtime.Object        { return &policy.PodDisruptionBudget{} }
 func newPriorityClass() runtime.Object { return &scheduling.PriorityClass{} }
 
 // strategy is what upstream's kinds have for creation and update.

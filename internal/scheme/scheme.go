@@ -9,6 +9,7 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	dnetworkingv1alpha1 "drayage.dev/apis/networking/v1alpha1"
+	dpolicyv1 "drayage.dev/apis/policy/v1"
 	dschedulingv1 "drayage.dev/apis/scheduling/v1"
 )
 
@@ -20,6 +21,7 @@ func New() *runtime.Scheme {
 		dcorev1.AddToScheme,
 		ddiscoveryv1.AddToScheme,
 		dappsv1.AddToScheme,
+		dpolicyv1.AddToScheme,
 		dschedulingv1.AddToScheme,
 		dnetworkingv1alpha1.AddToScheme,
 	} {

@@ -4,12 +4,14 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	dpolicyv1 "drayage.dev/apis/policy/v1"
 	dschedulingv1 "drayage.dev/apis/scheduling/v1"
 )
 
@@ -115,5 +117,21 @@ func PriorityClass(c *dschedulingv1.PriorityClass) *schedulingv1.PriorityClass {
 		TypeMeta:   metav1.TypeMeta{APIVersion: "scheduling.k8s.io/v1", Kind: "PriorityClass"},
 		ObjectMeta: c.ObjectMeta, Value: c.Value, GlobalDefault: c.GlobalDefault,
 		Description: c.Description, PreemptionPolicy: c.PreemptionPolicy,
+	}
+}
+
+// PodDisruptionBudget returns b as upstream's PodDisruptionBudget. It shares b's memory.
+func PodDisruptionBudget(b *dpolicyv1.PodDisruptionBudget) *policyv1.PodDisruptionBudget {
+	return &policyv1.PodDisruptionBudget{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"},
+		ObjectMeta: b.ObjectMeta, Spec: b.Spec, Status: b.Status,
+	}
+}
+
+// FromPodDisruptionBudget returns b as Drayage's PodDisruptionBudget. It shares b's memory.
+func FromPodDisruptionBudget(b *policyv1.PodDisruptionBudget) *dpolicyv1.PodDisruptionBudget {
+	return &dpolicyv1.PodDisruptionBudget{
+		TypeMeta:   metav1.TypeMeta{APIVersion: dpolicyv1.GroupVersion.String(), Kind: "PodDisruptionBudget"},
+		ObjectMeta: b.ObjectMeta, Spec: b.Spec, Status: b.Status,
 	}
 }

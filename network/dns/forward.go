@@ -50,8 +50,10 @@ func newForwarder(servers func() []string) *forwarder {
 // ask answers a question from the cache or the other servers; a failure is a message with SERVFAIL.
 func (f *forwarder) ask(ctx context.Context, q question) *dns.Msg {
 	if message := f.cache.get(q); message != nil {
+		cacheHits.Inc()
 		return message
 	}
+	cacheMisses.Inc()
 	key := fmt.Sprintf("%s %d %t", q.name, q.kind, q.secure)
 	answer, _, _ := f.flights.Do(key, func() (any, error) {
 		message, err := f.exchange(context.WithoutCancel(ctx), q)
@@ -80,7 +82,10 @@ func (f *forwarder) exchange(ctx context.Context, q question) (*dns.Msg, error) 
 	for range attempts {
 		for _, server := range f.ordered() {
 			var message *dns.Msg
-			if message, err = exchangeWith(ctx, server, request); err != nil {
+			start := time.Now()
+			message, err = exchangeWith(ctx, server, request)
+			forwarded(server, message, start)
+			if err != nil {
 				f.note(server, time.Now())
 				continue
 			}

@@ -72,6 +72,7 @@ func (c Config) withDefaults() Config {
 
 // Run answers questions over UDP and TCP until ctx ends. It returns early only when it cannot listen.
 func Run(ctx context.Context, cfg Config) error {
+	register()
 	cfg = cfg.withDefaults()
 	store := NewStore()
 	if err := loadSnapshot(cfg.SnapshotFile, store); err != nil {
@@ -141,6 +142,7 @@ type handler struct {
 	zone     *Zone
 	forward  *forwarder
 	requests chan struct{}
+	port     int
 }
 
 func newHandler(cfg Config, store *Store, listen string) *handler {
@@ -156,7 +158,7 @@ func newHandler(cfg Config, store *Store, listen string) *handler {
 	zone := &Zone{
 		Domain: cfg.Domain, Address: cfg.Address, Ranges: cfg.Ranges, TTL: uint32(cfg.TTL / time.Second), Store: store,
 	}
-	return &handler{zone: zone, forward: newForwarder(servers), requests: make(chan struct{}, maxRequests)}
+	return &handler{zone: zone, forward: newForwarder(servers), requests: make(chan struct{}, maxRequests), port: int(cfg.Port)}
 }
 
 func withPort(server string) string {
@@ -179,7 +181,7 @@ func (h *handler) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 		_ = w.Close()
 		return
 	}
-	reply := new(dns.Msg)
+	start, reply := time.Now(), new(dns.Msg)
 	reply.SetReply(request)
 	reply.RecursionAvailable, reply.Compress = true, true
 	option := request.IsEdns0()
@@ -208,6 +210,7 @@ func (h *handler) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 	reply.Truncate(size)
 	// Nobody is left to tell when the client is gone.
 	_ = w.WriteMsg(reply)
+	h.answered(w, request, reply, start)
 }
 
 // answer fills in the reply to a question.

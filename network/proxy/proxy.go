@@ -134,6 +134,7 @@ func (p *Proxy) wake() {
 
 // Run follows the API until ctx ends, and leaves the kernel's rules as they are then.
 func (p *Proxy) Run(ctx context.Context) error {
+	register()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -222,7 +223,12 @@ func (p *Proxy) step(full bool) error {
 		released = append(released, w)
 	}
 	p.mu.Unlock()
-	if err := p.write(full, desired, changes); err != nil {
+	start := time.Now()
+	err := p.write(full, desired, changes)
+	if full || len(changes) > 0 {
+		written(start, full, err)
+	}
+	if err != nil {
 		return err
 	}
 	p.mu.Lock()

@@ -119,7 +119,11 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		}
 		c.namespace = append(c.namespace, router)
 	}
-	if c.server, err = c.newHost("server", 0, netip.MustParseAddr(serverAddress)); err != nil {
+	c.server, err = c.newHost("server", 0, netip.MustParseAddr(serverAddress))
+	if c.server != nil {
+		c.namespace = append(c.namespace, c.server)
+	}
+	if err != nil {
 		return err
 	}
 	if err := c.startControlPlane(ctx); err != nil {
@@ -131,7 +135,7 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 			return err
 		}
 		c.Nodes = append(c.Nodes, node)
-		if err := node.Agent.Start(); err != nil {
+		if err := node.PowerOn(ctx); err != nil {
 			return err
 		}
 	}
@@ -143,13 +147,12 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// newHost makes a namespace on a subnet of the fabric.
+// newHost makes a namespace on a subnet of the fabric. When it is not complete, it is returned with the error.
 func (c *Cluster) newHost(name string, on int, address netip.Addr) (*Namespace, error) {
 	namespace, err := NewNamespace(c.id + "-" + name)
 	if err != nil {
 		return nil, err
 	}
-	c.namespace = append(c.namespace, namespace)
 	if err := c.fabric.join(namespace, "eth0", name, on, netip.PrefixFrom(address, subnets[on].Bits())); err != nil || c.options.Routed == 0 {
 		return namespace, err
 	}
@@ -219,10 +222,11 @@ func (c *Cluster) healthy(ctx context.Context) error {
 // process describes a component: argv[0] is a binary of bin/, run inside a namespace.
 func (c *Cluster) process(name string, namespace *Namespace, argv ...string) *Process {
 	argv[0] = Binary(argv[0])
-	return &Process{
-		Name: name, Log: filepath.Join(c.Dir, "logs", strings.ReplaceAll(name, "/", "-")+".log"),
-		argv: append([]string{"nsenter", "--net=" + namespace.Path()}, argv...),
-	}
+	return NewProcess(name, c.log(name), append([]string{"nsenter", "--net=" + namespace.Path()}, argv...)...)
+}
+
+func (c *Cluster) log(name string) string {
+	return filepath.Join(c.Dir, "logs", strings.ReplaceAll(name, "/", "-")+".log")
 }
 
 // Binary is the path of a binary that `make build` made, or of DRAYAGE_BIN's folder where that is set.

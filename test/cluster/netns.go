@@ -211,6 +211,20 @@ func (f *fabric) newRouter(name string) (*Namespace, error) {
 	return router, nil
 }
 
+// removePort takes the bridge's end of an uplink away, and the uplink with it.
+func (f *fabric) removePort(port string) error {
+	return f.Do(func() error {
+		link, err := netlink.LinkByName(port)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+}
+
 // setPort switches the bridge's end of an uplink on or off.
 func (f *fabric) setPort(port string, up bool) error {
 	return f.Do(func() error {

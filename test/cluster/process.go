@@ -23,7 +23,9 @@ type Process struct {
 	Log string
 
 	argv []string
-	env  []string
+	// enter moves the thread that forks into namespaces, and flags make new ones for the child.
+	enter func() error
+	flags uintptr
 
 	mutex sync.Mutex
 	cmd   *exec.Cmd
@@ -52,15 +54,23 @@ func (p *Process) Start() error {
 	defer log.Close()
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), p.env...)
-	// Should the test process be killed, its clusters go with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: p.flags}
+	if p.enter == nil || p.flags != 0 {
+		// Should the test process be killed, its clusters go with it; what is in a machine goes with that.
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	started := make(chan error, 1)
 	ended := make(chan struct{})
 	go func() {
 		// The parent-death signal is bound to the thread that forks: it must outlive the child.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if p.enter == nil {
+			defer runtime.UnlockOSThread()
+		} else if err := p.enter(); err != nil {
+			// The thread is in other namespaces: it ends with this function.
+			started <- err
+			return
+		}
 		if err := cmd.Start(); err != nil {
 			started <- err
 			return

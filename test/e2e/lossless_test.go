@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/test/cluster"
@@ -35,8 +36,10 @@ type load struct {
 
 const (
 	// workers of each kind, and how often each asks.
-	workers = 20
+	workers = 24
 	pace    = 70 * time.Millisecond
+	// leastRate is what the load must come to for the proof to mean something, in requests a second.
+	leastRate = 500
 )
 
 func startLoad(from *cluster.Namespace, url string) *load {
@@ -126,10 +129,18 @@ metadata: {name: web}
 spec:
   selector: {app: web}
   ports: [{port: 80, targetPort: http}]
+---
+# Nothing may be missing at any time: only a surge lets a drain go on.
+apiVersion: policy.drayage.dev/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec:
+  maxUnavailable: 0
+  selector: {matchLabels: {app: web}}
 `
 
 var _ = Describe("requests under steady load", func() {
-	It("are never lost by updates, scaling, deleted pods or restarted agents", func(ctx SpecContext) {
+	It("are never lost by updates, scaling, a drained node, deleted pods or restarted agents", func(ctx SpecContext) {
 		many, err := cluster.Start(ctx, cluster.Options{Nodes: 3, Routed: 1})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(func() {
@@ -159,7 +170,7 @@ var _ = Describe("requests under steady load", func() {
 		chronicle(ctx, many, namespace)
 		start := time.Now()
 		l := startLoad(from, "http://"+service.Spec.ClusterIP+"/")
-		for i := range 3 {
+		for i := range 10 {
 			l.now(fmt.Sprintf("rolling update %d", i+1))
 			_, err := many.Dray(ctx, "rollout", "restart", "ddeploy/web", "-n", namespace)
 			Expect(err).NotTo(HaveOccurred())
@@ -169,6 +180,9 @@ var _ = Describe("requests under steady load", func() {
 			l.now(fmt.Sprintf("scaling to %d", n))
 			scale(n)
 		}
+		drained := many.Nodes[1]
+		l.now("draining " + drained.Name)
+		drain(ctx, many, namespace, drained.Name)
 		l.now("deleting pods")
 		for _, pod := range readyPods(ctx, many, namespace, webLabels, 10)[:3] {
 			Expect(many.Client.Delete(ctx, &pod)).To(Succeed())
@@ -191,10 +205,41 @@ var _ = Describe("requests under steady load", func() {
 		scale(2)
 		lost := l.end()
 		rate := float64(l.sent.Load()) / time.Since(start).Seconds()
+		Expect(rate).To(BeNumerically(">=", leastRate), "requests a second")
 		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", l.sent.Load(), rate, len(lost)))
 		Expect(lost).To(BeEmpty(), "of %d requests", l.sent.Load())
-	}, SpecTimeout(8*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })
+
+// drain drains a node and takes it back into service. All the while, no replica may be missing.
+func drain(ctx context.Context, on *cluster.Cluster, namespace, node string) {
+	GinkgoHelper()
+	deployment := &dappsv1.Deployment{}
+	key := client.ObjectKey{Namespace: namespace, Name: "web"}
+	Expect(on.Client.Get(ctx, key, deployment)).To(Succeed())
+	changes, err := on.Client.Watch(ctx, &dappsv1.DeploymentList{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": key.Name})
+	Expect(err).NotTo(HaveOccurred())
+	lowest := make(chan int32, 1)
+	go func() {
+		low := deployment.Status.AvailableReplicas
+		for change := range changes.ResultChan() {
+			if d, ok := change.Object.(*dappsv1.Deployment); ok {
+				low = min(low, d.Status.AvailableReplicas)
+			}
+		}
+		lowest <- low
+	}()
+	out, err := on.Dray(ctx, "drain", node, "--timeout=2m")
+	fmt.Fprintln(GinkgoWriter, out)
+	changes.Stop()
+	Expect(err).NotTo(HaveOccurred())
+	Expect(<-lowest).To(Equal(*deployment.Spec.Replicas), "the replacement comes first")
+	for _, pod := range pods(ctx, on, namespace, labels.Set{"app": "web"}) {
+		Expect(pod.Spec.NodeName).NotTo(Equal(node))
+	}
+	_, err = on.Dray(ctx, "uncordon", node)
+	Expect(err).NotTo(HaveOccurred())
+}
 
 // chronicle writes down, with the time, every change of pods and endpoints, so that a lost request can be
 // told from what happened then.

@@ -265,18 +265,31 @@ var _ = Describe("several nodes", Ordered, func() {
 		}
 	}, SpecTimeout(3*time.Minute))
 
-	It("go on without one that loses its power, and with it again", func(ctx SpecContext) {
+	It("go on without one that loses its power, and with it again after it has started from its disk", func(ctx SpecContext) {
 		lost := many.Nodes[1]
+		ran := members[lost.Name]
 		Expect(lost.PowerCut()).To(Succeed())
+		Expect(lost.Leftovers()).To(BeEmpty(), "a machine without power has no processes and no memory")
 		took := leaves(lost)
 		AddReportEntry("endpoints of a node without power left the rules after", took)
 		Expect(took).To(BeNumerically("<", soon))
-		Expect(lost.Heal()).To(Succeed())
-		Expect(lost.Agent.Start()).To(Succeed())
-		Expect(lost.WaitReady(ctx, time.Minute)).To(Succeed())
+		Expect(lost.PowerOn(ctx)).To(Succeed())
 		for _, pod := range readyPods(ctx, many, namespace, meshLabels, 3) {
 			members[pod.Spec.NodeName] = pod
 		}
 		comesBack(ctx)
+		By("the pod is the one that ran there, in a container that started after the power's return")
+		Expect(lost.WaitReady(ctx, time.Minute)).To(Succeed())
+		again := members[lost.Name]
+		Expect(again.UID).To(Equal(ran.UID))
+		before, after := ran.Status.ContainerStatuses[0], again.Status.ContainerStatuses[0]
+		Expect(after.ContainerID).NotTo(Equal(before.ContainerID))
+		Expect(after.RestartCount).To(Equal(before.RestartCount + 1))
+		Expect(after.LastTerminationState.Terminated).To(HaveValue(And(
+			HaveField("ContainerID", before.ContainerID), HaveField("ExitCode", Not(BeZero())))))
+		By("what it answers")
+		a, err := fromPod(many.Nodes[0], "http://"+again.Status.PodIP+":8080/")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(a.Pod).To(Equal("on-" + lost.Name))
 	}, SpecTimeout(4*time.Minute))
 })

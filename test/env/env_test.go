@@ -2,6 +2,9 @@ package env_test
 
 import (
 	"context"
+	"os"
+	"os/exec"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -72,5 +75,20 @@ var _ = Describe("a control plane for specs", Ordered, func() {
 		err = other.List(ctx, &dcorev1.PodList{}, client.InNamespace("default"))
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
 		Expect(err).To(MatchError(ContainSubstring(`User "drayage:node:node-9" cannot list`)))
+	})
+})
+
+var _ = Describe("a command that test/isolated.sh runs", func() {
+	It("has a loopback and no way out of it", func(ctx SpecContext) {
+		if os.Getuid() != 0 {
+			Skip("without root there is no namespace to make")
+		}
+		links, err := exec.CommandContext(ctx, "../isolated.sh", "ip", "-oneline", "link").Output()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(string(links)).To(And(HavePrefix("1: lo: <LOOPBACK,UP,"), HaveSuffix("\n")))
+		Expect(strings.Count(string(links), "\n")).To(Equal(1))
+		out, err := exec.CommandContext(ctx, "../isolated.sh", "ip", "route", "get", "192.0.2.1").CombinedOutput()
+		Expect(err).To(HaveOccurred())
+		Expect(string(out)).To(ContainSubstring("unreachable"))
 	})
 })

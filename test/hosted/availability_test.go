@@ -3,6 +3,9 @@
 package hosted_test
 
 import (
+	"maps"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -49,6 +53,36 @@ func specsOfAvailability() {
 		Entry("of managers", NodeTimeout(2*time.Minute), "manager", "drayage-manager"),
 		Entry("of schedulers", NodeTimeout(2*time.Minute), "scheduler", "dray-scheduler"),
 	)
+
+	It("acknowledges endpoints by any manager, whichever a node reported to", func(ctx SpecContext) {
+		at := func(m *machine, manager *corev1.Pod) *rest.RESTClient {
+			_, config := m.thief()
+			config = withCodec(config)
+			config.Host, config.TLSClientConfig = "https://"+manager.Status.PodIP+":8443", rest.TLSClientConfig{Insecure: true}
+			caller, err := rest.HTTPClientFor(config)
+			Expect(err).NotTo(HaveOccurred())
+			c, err := rest.UnversionedRESTClientForConfigAndClient(config, caller)
+			Expect(err).NotTo(HaveOccurred())
+			return c
+		}
+		path := func(m *machine) string { return "/apis/subresources.drayage.dev/v1alpha1/nodes/" + m.name + "/applied" }
+		asker := h.machines[0]
+		ask := func(manager *corev1.Pod, revision, wait string) error {
+			return at(asker, manager).Get().AbsPath(path(asker)).Param("revision", revision).Param("wait", wait).Do(ctx).Error()
+		}
+		managers := slices.Collect(maps.Values(podsOf(ctx, "manager")))
+		Expect(managers).To(HaveLen(2))
+		for i, to := range managers {
+			other := managers[1-i]
+			// Beyond every revision that the cluster has.
+			revision := strconv.Itoa(1_000_000_000 + i)
+			Eventually(func() error { return ask(other, revision, "50ms") }).Should(MatchError(ContainSubstring("not acknowledged by " + asker.name)))
+			for _, m := range h.machines {
+				Expect(at(m, to).Post().AbsPath(path(m)).Body([]byte(`{"revision":` + revision + `}`)).Do(ctx).Error()).To(Succeed())
+			}
+			Expect(ask(other, revision, "1s")).To(Succeed(), "asked of %s, reported to %s", other.Name, to.Name)
+		}
+	}, SpecTimeout(time.Minute))
 
 	It("is upgraded without a restart of what runs", func(ctx SpecContext) {
 		before, trusted := containers(ctx, "myapp"), bundles(ctx)

@@ -76,12 +76,12 @@ var _ = Describe("the chart", func() {
 					Expect(object.Spec.Template.Spec.ImagePullSecrets).To(HaveLen(1))
 				}
 			}
-			Expect(monitors).To(Equal(1))
+			Expect(monitors).To(Equal(2))
 			Expect(configurations).To(Equal(2), "the scheduler's and that of helm test")
 		},
 			"--set", "crds.keep=false", "--set", "podMonitor.enabled=true", "--set", "image.repository=example.com/drayage",
 			"--set", "image.digest=sha256:"+strings.Repeat("a", 64), "--set", "imagePullSecrets={registry}",
-			"--set", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
+			"--set", "secureMetrics.enabled=true", "--set", "logging.format=json", "--set", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
 			"--set", "scheduler.configuration.apiVersion=kubescheduler.config.k8s.io/v1",
 			"--set", "scheduler.configuration.kind=KubeSchedulerConfiguration",
 			"--set", "manager.tolerations[0].operator=Exists", "--set", "manager.podAnnotations.a=b"),

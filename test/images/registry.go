@@ -55,10 +55,15 @@ func (r *Registry) Push(ctx context.Context, image Image) error {
 	return nil
 }
 
+// ServeHTTP lets a registry stand behind a handler of the caller's.
+func (r *Registry) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	r.handler.ServeHTTP(w, request)
+}
+
 // Serve answers on a listener until the registry is closed. It may be called several times, for example
 // once for the loopback of each node's network namespace.
 func (r *Registry) Serve(listener net.Listener) error {
-	server := &http.Server{Handler: r.handler, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second}
 	r.mutex.Lock()
 	r.servers = append(r.servers, server)
 	r.mutex.Unlock()

@@ -1,5 +1,11 @@
 package v1
 
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
 // Conditions of Services. Both have their writer in the service controller.
 const (
 	// ServiceReady says that the service has every address and port that it needs.
@@ -38,8 +44,19 @@ const (
 	NodeStatusNeverUpdated = "NodeStatusNeverUpdated"
 )
 
+// PodEvictionRequested is the condition of a Pod whose eviction waits for its replacement to be ready: its
+// ReplicaSet makes one more pod as long as the Deployment's maxSurge allows it. Its writers are the eviction
+// subresource, which notes the last request in lastProbeTime, and the disruption controller, which takes it
+// back when nobody has asked for EvictionRequestPatience.
+const PodEvictionRequested corev1.PodConditionType = "drayage.dev/EvictionRequested"
+
+// EvictionRequestPatience is how long after the last request a Pod counts as one whose eviction is wanted.
+const EvictionRequestPatience = 2 * time.Minute
+
 // Reasons of a Pod's condition DisruptionTarget, in upstream's words.
 const (
+	// PodEvictionByEvictionAPI says that somebody evicted the pod.
+	PodEvictionByEvictionAPI = "EvictionByEvictionAPI"
 	// PodDeletionByTaintManager says that the pod does not tolerate a NoExecute taint of its node.
 	PodDeletionByTaintManager = "DeletionByTaintManager"
 	// PodDeletionByPodGC says that the pod's node is gone.

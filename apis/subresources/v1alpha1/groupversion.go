@@ -25,6 +25,9 @@ const (
 	AttachSubresource = "attach"
 	// PortForwardSubresource opens connections to a pod's ports (upstream's PodPortForwardOptions).
 	PortForwardSubresource = "portforward"
+	// EvictionSubresource deletes the pod where its disruption budget allows it (POST, upstream's policy/v1
+	// Eviction).
+	EvictionSubresource = "eviction"
 
 	// NodesResource carries what one node asks of the control plane.
 	NodesResource = "nodes"
@@ -38,7 +41,11 @@ const (
 	// AppliedRevision), and answers whether every Ready node has reported a revision (GET, with
 	// RevisionParameter and WaitParameter): with success once they all have, with a Timeout that names
 	// those that have not otherwise.
+	//
+	// Replicas of the API pass reports on to each other under the name AllNodes (POST, NodeReports).
 	AppliedSubresource = "applied"
+	// AllNodes stands for a node's name where there is more than one.
+	AllNodes = "-"
 	// RevisionParameter is the query parameter that says which revision is asked for.
 	RevisionParameter = "revision"
 	// WaitParameter is the query parameter that says how long the answer may take, as in "2s". It is
@@ -53,6 +60,20 @@ const MaxWait = 5 * time.Second
 type AppliedRevision struct {
 	// Revision is the API server's resource version of the newest EndpointSlice; 0 means none.
 	Revision uint64 `json:"revision"`
+}
+
+// NodeReport is a node's report as one replica of the API passes it on to another.
+type NodeReport struct {
+	// Revision is that of the node's AppliedRevision.
+	Revision uint64 `json:"revision"`
+	// Anew says that the node had reported a higher one before.
+	Anew bool `json:"anew,omitempty"`
+}
+
+// NodeReports is what replicas of the API tell each other.
+type NodeReports struct {
+	// Nodes has the latest report of each node that has reported since the last message, by the node's name.
+	Nodes map[string]NodeReport `json:"nodes"`
 }
 
 // Resource qualifies a resource name with this package's group.

@@ -49,6 +49,14 @@ podAntiAffinity:
           {{- include "drayage.selector" . | nindent 10 }}
 {{- end }}
 
+{{- /* How a process logs, and where it shows metrics and profiles over TLS. */ -}}
+{{- define "drayage.diagnostics" -}}
+- --logging-format={{ .Values.logging.format }}
+{{- if .Values.secureMetrics.enabled }}
+- --secure-listen-address=:{{ .Values.secureMetrics.port }}
+{{- end }}
+{{- end }}
+
 {{- define "drayage.election" -}}
 - --leader-elect
 - --leader-elect-lease-duration={{ .Values.leaderElection.leaseDuration }}

@@ -15,7 +15,6 @@ import (
 	"drayage.dev/agent/cgroups"
 	"drayage.dev/agent/containerd"
 	"drayage.dev/network/cni"
-	"drayage.dev/network/detached"
 	"drayage.dev/network/podnet"
 )
 
@@ -31,7 +30,7 @@ func Clean(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	if err := detached.Stop(ctx, dnsLockFile(config)); err != nil {
+	if err := dnsServer(config).Stop(ctx); err != nil {
 		failures = append(failures, fmt.Errorf("stopping the DNS server: %w", err))
 	}
 	// Processes first, the runtime and its shims among them: they would keep mounts busy.

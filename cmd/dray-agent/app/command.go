@@ -12,12 +12,14 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"drayage.dev/controlplane/join"
+	"drayage.dev/internal/diagnostics"
 )
 
 // NewCommand returns the command dray-agent. It stops in good order on SIGTERM and SIGINT; pods go on.
 func NewCommand() *cobra.Command {
 	config := DefaultConfig()
 	request := false
+	var logs diagnostics.Logging
 	cmd := &cobra.Command{
 		Use:   "dray-agent",
 		Short: "Run the pods of this machine",
@@ -28,6 +30,10 @@ It needs root, containerd 1.6 or newer, and runc. The identity in the kubeconfig
 user drayage:node:<name> in group drayage:nodes. "dray agent --join" gets one by itself.`,
 		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := logs.Apply(); err != nil {
+				return err
+			}
+			config.DNSArguments = logs.Arguments()
 			ctx := klog.NewContext(ctrl.SetupSignalHandler(), klog.Background())
 			if request {
 				if err := requestServing(ctx, &config); err != nil {
@@ -39,6 +45,7 @@ user drayage:node:<name> in group drayage:nodes. "dray agent --join" gets one by
 	}
 	flags := cmd.Flags()
 	config.AddFlags(flags)
+	logs.AddFlags(flags)
 	flags.StringVar(&config.Kubeconfig, "kubeconfig", config.Kubeconfig, "path of the node's kubeconfig; inside a cluster it may be empty")
 	flags.StringVar(&config.TLSCertFile, "tls-cert-file", config.TLSCertFile, "serving certificate of this node")
 	flags.StringVar(&config.TLSKeyFile, "tls-private-key-file", config.TLSKeyFile, "key of the serving certificate")

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"drayage.dev/agent/containerd"
+	"drayage.dev/internal/diagnostics"
 	"drayage.dev/network/cni"
 )
 
@@ -78,6 +79,15 @@ type Config struct {
 	ClientCAFile       string
 	StreamingPort      int
 
+	// ListenAddress serves /healthz, /livez, /readyz and /metrics over plain HTTP; empty: not at all. Diagnostics
+	// serves the same, and profiles, over TLS where its SecureAddress is set. DNSListenAddress and
+	// DNSSecureListenAddress are the same of the DNS process.
+	ListenAddress                            string
+	Diagnostics                              diagnostics.Config
+	DNSListenAddress, DNSSecureListenAddress string
+	// DNSArguments are further arguments of the DNS process.
+	DNSArguments []string
+
 	// TakeDown ends all pods, gracefully, and the runtime when Run ends. Without it they go on, so that
 	// an agent can be replaced.
 	TakeDown bool
@@ -113,6 +123,10 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.Containerd, "containerd", c.Containerd, "containerd's binary; looked up in PATH when empty")
 	flags.StringVar(&c.SandboxImage, "sandbox-image", c.SandboxImage, "image of pod sandboxes; the built-in one when empty")
 	flags.StringVar(&c.BinDir, "bin-dir", c.BinDir, "directory of dray-cni and dray-dns; that of this program, else PATH, when empty")
+	flags.StringVar(&c.ListenAddress, "listen-address", "127.0.0.1:10351", "address to serve health and metrics at over plain HTTP; none when empty")
+	flags.StringVar(&c.DNSListenAddress, "dns-listen-address", "127.0.0.1:10353", "the same of the DNS process")
+	c.Diagnostics.AddSecureFlags(flags)
+	flags.StringVar(&c.DNSSecureListenAddress, "dns-secure-listen-address", c.DNSSecureListenAddress, "the same as --secure-listen-address of the DNS process")
 	flags.IntVar(&c.StreamingPort, "streaming-port", c.StreamingPort, "port that logs and exec are served on; 0 takes a free one")
 }
 

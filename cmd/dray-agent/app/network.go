@@ -9,8 +9,8 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/internal/detached"
 	"drayage.dev/network/cniserver"
-	"drayage.dev/network/detached"
 	"drayage.dev/network/nftables"
 	"drayage.dev/network/peers"
 	"drayage.dev/network/podnet"
@@ -55,28 +55,35 @@ func (a *agent) startNetwork(ctx context.Context, cancel context.CancelCauseFunc
 		// A process of its own needs a way to the API of its own.
 		return nil
 	}
-	a.part(ctx, cancel, "keeping the DNS server", func(ctx context.Context) error {
-		return detached.Keep(ctx, detached.Config{
-			Command: a.dnsCommand(), LockFile: dnsLockFile(a.Config), LogFile: a.agentDir("dns.log"), Log: a.log.WithName("dns"),
-			Started: func(pid int) error {
-				if err := a.tree.Create(a.CgroupRoot + "/dns"); err != nil {
-					return err
-				}
-				return a.tree.Enter(a.CgroupRoot+"/dns", pid)
-			},
-		})
-	})
+	server := dnsServer(a.Config)
+	server.Command, server.LogFile, server.Started = a.dnsCommand(), a.agentDir("dns.log"), func(pid int) error {
+		return a.tree.Place(a.CgroupRoot+"/dns", pid)
+	}
+	a.part(ctx, cancel, "keeping the DNS server", server.Keep)
 	return nil
+}
+
+// dnsServer is the node's DNS server, as far as it takes to find it.
+func dnsServer(config Config) detached.Process {
+	return detached.Process{Name: "dns", LockFile: dnsLockFile(config)}
 }
 
 func dnsLockFile(config Config) string { return config.agentDir("dns.lock") }
 
 func (a *agent) dnsCommand() []string {
-	return []string{
+	command := []string{
 		a.dnsProgram, "--kubeconfig", a.Kubeconfig, "--bind-address", a.dns[0].String(), "--domain", a.ClusterDomain,
 		"--ranges", strings.Join([]string{a.PodCIDR, a.ServiceCIDR}, ","), "--resolv-conf", a.ResolvConf,
 		"--snapshot-file", a.agentDir("dns.json"), "--lock-file", dnsLockFile(a.Config),
+		"--listen-address", a.DNSListenAddress,
 	}
+	if a.DNSSecureListenAddress != "" {
+		command = append(command, "--secure-listen-address", a.DNSSecureListenAddress)
+		if a.ClientCAFile != "" {
+			command = append(command, "--client-ca-file", a.ClientCAFile)
+		}
+	}
+	return append(command, a.DNSArguments...)
 }
 
 // followNode passes the Node's pod addresses to the network, and the Node to those who admit pods.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -72,6 +73,8 @@ type agent struct {
 	listener      net.Listener
 	streamingPort int32
 
+	// started says that start is through.
+	started atomic.Bool
 	// parts are what runs until the context ends; the first that cannot go on ends the others.
 	parts sync.WaitGroup
 }
@@ -145,6 +148,7 @@ func (a *agent) start(ctx context.Context, cancel context.CancelCauseFunc) error
 		name string
 		run  func(context.Context, context.CancelCauseFunc) error
 	}{
+		{"showing health and metrics", a.startDiagnostics},
 		{"starting the container runtime", a.startRuntime},
 		{"reaching the API server", a.startClients},
 		{"preparing the network", a.openNetwork},
@@ -161,6 +165,7 @@ func (a *agent) start(ctx context.Context, cancel context.CancelCauseFunc) error
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
+	a.started.Store(true)
 	a.log.Info("Node runs", "node", a.NodeName, "addresses", a.addresses)
 	return nil
 }

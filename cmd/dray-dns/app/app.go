@@ -2,18 +2,22 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"drayage.dev/network/detached"
+	"drayage.dev/internal/detached"
+	"drayage.dev/internal/diagnostics"
 	"drayage.dev/network/dns"
 )
 
@@ -36,13 +40,18 @@ type Config struct {
 	ResolvConf string
 	// SnapshotFile keeps the services last known, for a start while the API is away.
 	SnapshotFile string
-	// LockFile is held while the process runs (package network/detached); empty means none.
+	// ListenAddress serves /healthz, /livez, /readyz and /metrics over plain HTTP; empty: not at all.
+	ListenAddress string
+	// Diagnostics serves the same, and profiles, over TLS where its SecureAddress is set.
+	Diagnostics diagnostics.Config
+	// LockFile is held while the process runs (package internal/detached); empty means none.
 	LockFile string
 }
 
 // NewCommand returns the dray-dns command.
 func NewCommand() *cobra.Command {
 	config := Config{}
+	var logs diagnostics.Logging
 	command := &cobra.Command{
 		Use:   "dray-dns",
 		Short: "Answer the names of Drayage's services on this node",
@@ -57,6 +66,9 @@ answers from what it heard last while the API server is away.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if err := logs.Apply(); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(command.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return Run(ctx, config)
@@ -72,6 +84,10 @@ answers from what it heard last while the API server is away.`,
 	flags.StringSliceVar(&config.Upstreams, "upstreams", nil, "name servers for all other names (default: those of --resolv-conf)")
 	flags.StringVar(&config.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the node's own name servers, read again when it changes")
 	flags.StringVar(&config.SnapshotFile, "snapshot-file", "", "file that keeps the services last known (default: none)")
+	flags.StringVar(&config.ListenAddress, "listen-address", "127.0.0.1:10353", "address to serve health and metrics at over plain HTTP; none when empty")
+	config.Diagnostics.AddSecureFlags(flags)
+	flags.StringVar(&config.Diagnostics.ClientCAFile, "client-ca-file", "", "authority of the client certificates that are known there beside tokens")
+	logs.AddFlags(flags)
 	flags.StringVar(&config.LockFile, "lock-file", "", "file that is held while the process runs, so that there is one only (default: none)")
 	return command
 }
@@ -89,8 +105,32 @@ func Run(ctx context.Context, config Config) error {
 		}
 		defer release()
 	}
-	return dns.Run(ctx, cfg)
+	var open atomic.Bool
+	cfg.Ready = func() { open.Store(true) }
+	show := config.Diagnostics
+	show.HealthAddress, show.MetricsAddress, show.RESTConfig, show.Log = config.ListenAddress, config.ListenAddress, cfg.RESTConfig, cfg.Log
+	show.Ready = func(context.Context) error {
+		if !open.Load() {
+			return errors.New("the sockets are not open yet")
+		}
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return diagnostics.Run(ctx, show) })
+	group.Go(func() error {
+		if err := dns.Run(ctx, cfg); err != nil {
+			return err
+		}
+		return errEnded
+	})
+	if err := group.Wait(); !errors.Is(err, errEnded) {
+		return err
+	}
+	return nil
 }
+
+// errEnded ends what runs beside a server that has ended in good order.
+var errEnded = errors.New("the DNS server has ended")
 
 func (c Config) dns() (dns.Config, error) {
 	cfg := dns.Config{

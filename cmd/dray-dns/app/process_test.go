@@ -13,8 +13,8 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
+	"drayage.dev/internal/detached"
 	"drayage.dev/internal/node"
-	"drayage.dev/network/detached"
 	"drayage.dev/network/kernel"
 	"drayage.dev/network/netlab"
 	"drayage.dev/network/podnet"
@@ -36,7 +36,7 @@ var _ = Describe("The process", Ordered, func() {
 		ctx    context.Context
 		lab    *netlab.Node
 		pod    *netlab.Namespace
-		config detached.Config
+		server detached.Process
 		dir    string
 	)
 
@@ -62,7 +62,7 @@ var _ = Describe("The process", Ordered, func() {
 		run, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		// The process is forked on the thread that is in the node's namespace.
-		go func() { done <- lab.Do(func() error { return detached.Keep(run, config) }) }()
+		go func() { done <- lab.Do(func() error { return server.Keep(run) }) }()
 		return func() {
 			GinkgoHelper()
 			cancel()
@@ -70,9 +70,7 @@ var _ = Describe("The process", Ordered, func() {
 		}
 	}
 	holder := func() int {
-		GinkgoHelper()
-		pid, err := detached.Holder(config.LockFile)
-		Expect(err).NotTo(HaveOccurred())
+		pid, _ := server.Find()
 		return pid
 	}
 
@@ -101,14 +99,15 @@ var _ = Describe("The process", Ordered, func() {
 
 		Expect(os.WriteFile(filepath.Join(dir, "kubeconfig"), []byte(kubeconfig), 0o600)).To(Succeed())
 		Expect(os.WriteFile(filepath.Join(dir, "dns.json"), []byte(snapshot), 0o600)).To(Succeed())
-		config = detached.Config{
+		server = detached.Process{
+			Name: "dns",
 			Command: []string{
 				binary, "--kubeconfig", filepath.Join(dir, "kubeconfig"), "--snapshot-file", filepath.Join(dir, "dns.json"),
 				"--resolv-conf", "/dev/null", "--lock-file", filepath.Join(dir, "lock"),
 			},
 			LockFile: filepath.Join(dir, "lock"), LogFile: filepath.Join(dir, "log"),
 		}
-		DeferCleanup(func() { Expect(detached.Stop(ctx, config.LockFile)).To(Succeed()) })
+		DeferCleanup(func() { Expect(server.Stop(ctx)).To(Succeed()) })
 	})
 
 	It("answers pods and the node on the cluster's address, while the API is away", func() {
@@ -131,11 +130,11 @@ var _ = Describe("The process", Ordered, func() {
 
 		By("being replaced when its arguments change")
 		second := holder()
-		config.Command = append(config.Command, "--domain", "other.local")
+		server.Command = append(server.Command, "--domain", "other.local")
 		stop = keep()
 		Eventually(holder, "10s").ShouldNot(BeElementOf(0, second))
 		stop()
-		Expect(detached.Stop(ctx, config.LockFile)).To(Succeed())
+		Expect(server.Stop(ctx)).To(Succeed())
 		Expect(holder()).To(BeZero())
 
 		By("leaving nothing behind a cleanup")

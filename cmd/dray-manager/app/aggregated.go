@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
@@ -22,6 +25,7 @@ import (
 
 	"drayage.dev/apiserver"
 	"drayage.dev/cmd/dray-manager/certs"
+	"drayage.dev/cmd/replicas"
 )
 
 // aggregated serves the group subresources.drayage.dev behind an APIService. The cluster's API server
@@ -42,7 +46,7 @@ func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, ke
 	group, err := apiserver.NewAPIGroup(ctx, apiserver.Config{
 		Client: restConfig, Authorizer: config.Authorization.Authorizer,
 		CAFile: keeper.Path(certs.CAFile), ClientCertFile: keeper.Path(certs.ClientFile), ClientKeyFile: keeper.Path(certs.ClientFile),
-		NodeServiceAccount: cfg.Cluster.agents(),
+		NodeServiceAccount: cfg.Cluster.agents(), Replicas: cfg.Cluster.replicas(restConfig, keeper), ReplicaUser: cfg.Cluster.managers(),
 	})
 	if err != nil {
 		return nil, err
@@ -58,6 +62,34 @@ func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, ke
 	return a, server.AddPostStartHook("drayage-serving", func(genericapiserver.PostStartHookContext) error {
 		a.serves.Store(true)
 		return nil
+	})
+}
+
+// replicas follows the other managers by the endpoints of the Service that leads to all of them. They take this one's
+// own identity, and show certificates of the authority that all share.
+func (c Cluster) replicas(restConfig *rest.Config, keeper *certs.Keeper) func(context.Context, func(map[string]*rest.Config)) error {
+	reach := func(address netip.AddrPort) *rest.Config {
+		config := rest.CopyConfig(restConfig)
+		config.Host, config.CAData, config.CAFile = replicas.Host(address), nil, keeper.Path(certs.CAFile)
+		config.ServerName = apiService + "." + c.Namespace + ".svc"
+		return config
+	}
+	return func(ctx context.Context, changed func(map[string]*rest.Config)) error {
+		return replicas.Follow(ctx, replicas.Config{
+			Client: restConfig, Slice: &discoveryv1.EndpointSlice{}, Namespace: c.Namespace, Service: apiService, Self: c.self, Reach: reach,
+		}, changed)
+	}
+}
+
+// self says whether an address is the one that this manager serves the aggregated API at.
+func (c Cluster) self(address netip.AddrPort) bool {
+	if c.BindAddress != "" {
+		return address.Addr().String() == c.BindAddress
+	}
+	own, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
+		network, ok := a.(*net.IPNet)
+		return ok && network.IP.Equal(address.Addr().AsSlice())
 	})
 }
 

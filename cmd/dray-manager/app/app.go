@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -13,12 +14,12 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"drayage.dev/controllers"
 	"drayage.dev/controllers/core"
+	"drayage.dev/internal/diagnostics"
 	"drayage.dev/internal/scheme"
 )
 
@@ -48,6 +49,8 @@ type Config struct {
 	MetricsBindAddress string
 	// HealthBindAddress is where /healthz and /readyz are served, such as ":8081"; "0" serves none.
 	HealthBindAddress string
+	// Diagnostics serves both, and profiles, over TLS where its SecureAddress is set.
+	Diagnostics diagnostics.Config
 
 	// Controllers is what the controllers themselves need.
 	Controllers controllers.Config
@@ -93,22 +96,33 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	for _, add := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {
-		if err := add("ping", healthz.Ping); err != nil {
-			return fmt.Errorf("adding a health check: %w", err)
-		}
-	}
 	if err := controllers.Add(mgr, cfg.Controllers); err != nil {
 		return err
 	}
-	if err := addCluster(ctx, mgr, &cfg, restConfig, keeper); err != nil {
+	ready, err := addCluster(ctx, mgr, &cfg, restConfig, keeper)
+	if err != nil {
 		return err
 	}
-	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("running the controllers: %w", err)
+	show := cfg.Diagnostics
+	show.HealthAddress, show.MetricsAddress, show.RESTConfig = cfg.HealthBindAddress, cfg.MetricsBindAddress, restConfig
+	show.Ready, show.Log = ready, klog.FromContext(ctx)
+	// Beside the manager, not a part of it: it answers while the manager waits for the API server.
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return diagnostics.Run(ctx, show) })
+	group.Go(func() error {
+		if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("running the controllers: %w", err)
+		}
+		return errEnded
+	})
+	if err := group.Wait(); !errors.Is(err, errEnded) {
+		return err
 	}
 	return nil
 }
+
+// errEnded ends what runs beside a manager that has ended in good order.
+var errEnded = errors.New("the manager has ended")
 
 // options are the manager's: a cache without managed fields, which no controller reads, and without
 // periodic resyncs, which would repeat every pass for nothing.
@@ -122,8 +136,8 @@ func (c Config) options(ctx context.Context) ctrl.Options {
 			ByObject:         core.CacheByObject(),
 			SyncPeriod:       ptr.To[time.Duration](0),
 		},
-		Metrics:                       metricsserver.Options{BindAddress: c.MetricsBindAddress},
-		HealthProbeBindAddress:        c.HealthBindAddress,
+		Metrics:                       metricsserver.Options{BindAddress: off},
+		HealthProbeBindAddress:        off,
 		LeaderElection:                c.LeaderElection,
 		LeaderElectionID:              "drayage-manager",
 		LeaderElectionNamespace:       c.LeaderElectionNamespace,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -49,6 +48,11 @@ func (c Cluster) serves() bool { return c.WebhookPort != 0 || c.APIPort != 0 }
 // agents is the user that the agents are, as pods.
 func (c Cluster) agents() string {
 	return serviceaccount.MakeUsername(c.Namespace, "drayage-agent")
+}
+
+// managers is the user that the managers are.
+func (c Cluster) managers() string {
+	return serviceaccount.MakeUsername(c.Namespace, "drayage-manager")
 }
 
 // servingNames are the names that managers are reached by.
@@ -101,36 +105,42 @@ func (c Cluster) webhookServer() webhook.Server {
 	})
 }
 
-// addCluster adds what keeper's certificates are for to mgr. The servers are ready when the manager is.
-func addCluster(ctx context.Context, mgr ctrl.Manager, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) error {
-	if keeper == nil {
+// addCluster adds what keeper's certificates are for to mgr. It returns what says whether it is served.
+func addCluster(ctx context.Context, mgr ctrl.Manager, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) (ready func(context.Context) error, err error) {
+	var checks []func(context.Context) error
+	ready = func(ctx context.Context) error {
+		for _, check := range checks {
+			if err := check(ctx); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
+	if keeper == nil {
+		return ready, nil
+	}
 	if err := mgr.Add(everywhere(keeper.Run)); err != nil {
-		return fmt.Errorf("adding the keeper of certificates: %w", err)
+		return nil, fmt.Errorf("adding the keeper of certificates: %w", err)
 	}
 	if cfg.Cluster.WebhookPort != 0 {
 		webhooks.Register(mgr.GetWebhookServer(), mgr.GetClient(), mgr.GetAPIReader())
-		if err := mgr.AddReadyzCheck("webhooks", mgr.GetWebhookServer().StartedChecker()); err != nil {
-			return fmt.Errorf("adding a health check: %w", err)
-		}
+		started := mgr.GetWebhookServer().StartedChecker()
+		checks = append(checks, func(context.Context) error { return started(nil) })
 	}
 	if cfg.Cluster.APIPort != 0 {
 		server, err := newAggregated(ctx, cfg, restConfig, keeper)
 		if err != nil {
-			return fmt.Errorf("making the aggregated API server: %w", err)
+			return nil, fmt.Errorf("making the aggregated API server: %w", err)
 		}
 		if err := mgr.Add(everywhere(server.run)); err != nil {
-			return fmt.Errorf("adding the aggregated API server: %w", err)
+			return nil, fmt.Errorf("adding the aggregated API server: %w", err)
 		}
 		if err := mgr.Add(manager.RunnableFunc(signer(mgr, cfg, restConfig, keeper))); err != nil {
-			return fmt.Errorf("adding the signer of nodes' certificates: %w", err)
+			return nil, fmt.Errorf("adding the signer of nodes' certificates: %w", err)
 		}
-		if err := mgr.AddReadyzCheck("aggregated-api", func(*http.Request) error { return server.ready() }); err != nil {
-			return fmt.Errorf("adding a health check: %w", err)
-		}
+		checks = append(checks, func(context.Context) error { return server.ready() })
 	}
-	return nil
+	return ready, nil
 }
 
 // signer signs what the aggregated API knows agents by, their serving certificates, on the leader only. No node

@@ -3,11 +3,14 @@ package app
 import (
 	"github.com/spf13/cobra"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"drayage.dev/internal/diagnostics"
 )
 
 // NewCommand returns the command dray-manager. It stops in good order on SIGTERM and SIGINT.
 func NewCommand() *cobra.Command {
 	cfg := DefaultConfig()
+	var logs diagnostics.Logging
 	command := &cobra.Command{
 		Use:   "dray-manager",
 		Short: "Run Drayage's controllers",
@@ -17,6 +20,9 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if err := logs.Apply(); err != nil {
+				return err
+			}
 			return Run(ctrl.SetupSignalHandler(), cfg)
 		},
 	}
@@ -45,6 +51,8 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		"how long a node may be silent before it counts as lost; agents renew their leases every 10 seconds")
 	flags.DurationVar(&cfg.Controllers.NodeQuarantine, "node-quarantine", cfg.Controllers.NodeQuarantine,
 		"how long a node must be missing before the pods that are bound to it are ended")
+	cfg.Diagnostics.AddSecureFlags(flags)
+	logs.AddFlags(flags)
 	cluster := &cfg.Cluster
 	flags.IntVar(&cluster.WebhookPort, "webhook-port", cluster.WebhookPort,
 		"port to serve the admission webhooks at, for clusters with a control plane of their own; 0: none")

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 
+	"drayage.dev/internal/diagnostics"
 	"drayage.dev/scheduler"
 )
 
@@ -43,6 +44,8 @@ type Config struct {
 	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
 	// ListenAddress serves /healthz, /livez, /readyz and /metrics over plain HTTP. Empty: not at all.
 	ListenAddress string
+	// Diagnostics serves the same, and profiles, over TLS where its SecureAddress is set.
+	Diagnostics diagnostics.Config
 	// Plugins are compiled-in plugins beside upstream's.
 	Plugins []scheduler.Option
 }
@@ -50,6 +53,7 @@ type Config struct {
 // NewCommand returns the dray-scheduler command. The plugins given are available to its configuration.
 func NewCommand(plugins ...scheduler.Option) *cobra.Command {
 	config := Config{Plugins: plugins}
+	var logs diagnostics.Logging
 	command := &cobra.Command{
 		Use:   "dray-scheduler",
 		Short: "Place Drayage's pods on nodes",
@@ -66,6 +70,9 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if err := logs.Apply(); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(command.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return Run(ctx, config)
@@ -82,6 +89,8 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 	flags.DurationVar(&config.RenewDeadline, "leader-elect-renew-deadline", config.RenewDeadline, "how long a leader tries to renew its Lease before it ends")
 	flags.DurationVar(&config.RetryPeriod, "leader-elect-retry-period", config.RetryPeriod, "time between two tries to get or renew the Lease")
 	flags.StringVar(&config.ListenAddress, "listen-address", "127.0.0.1:10251", `address of health and metrics, plain HTTP ("" turns them off)`)
+	config.Diagnostics.AddSecureFlags(flags)
+	logs.AddFlags(flags)
 	return command
 }
 
@@ -105,7 +114,6 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 
-	failed := make(chan error, 2)
 	parts := []func() error{func() error { return s.Run(ctx) }}
 	ready := s.Ready
 	if config.LeaderElect {
@@ -122,13 +130,11 @@ func Run(ctx context.Context, config Config) error {
 			return s.Ready()
 		}
 	}
-	if config.ListenAddress != "" {
-		server, err := listen(config.ListenAddress, ready)
-		if err != nil {
-			return err
-		}
-		parts = append(parts, func() error { return server.run(ctx) })
-	}
+	show := config.Diagnostics
+	show.HealthAddress, show.MetricsAddress, show.RESTConfig = config.ListenAddress, config.ListenAddress, restConfig
+	show.Ready, show.Log = func(context.Context) error { return ready() }, klog.Background()
+	parts = append(parts, func() error { return untilDone(ctx, diagnostics.Run(ctx, show)) })
+	failed := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { failed <- part() }()
 	}
@@ -139,6 +145,14 @@ func Run(ctx context.Context, config Config) error {
 		cancel()
 	}
 	return errors.Join(errs...)
+}
+
+// untilDone is a part that has nothing more to do but goes on until ctx ends, unless it failed.
+func untilDone(ctx context.Context, err error) error {
+	if err == nil {
+		<-ctx.Done()
+	}
+	return err
 }
 
 func (c Config) rest() (*rest.Config, error) {

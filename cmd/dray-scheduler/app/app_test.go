@@ -12,10 +12,13 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -84,6 +87,47 @@ var _ = Describe("the scheduler's process", Ordered, func() {
 		Expect(stop()).To(Succeed())
 		_, err := net.Dial("tcp", address)
 		Expect(err).To(HaveOccurred())
+	})
+
+	It("serves metrics and profiles over TLS to who may get these URLs", func(ctx context.Context) {
+		address := freeAddress()
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		config := app.Config{RESTConfig: e.Config}
+		config.Diagnostics.SecureAddress, config.Diagnostics.ClientCAFile = address, e.Info.CAFile
+		go func() { done <- app.Run(ctx, config) }()
+		DeferCleanup(func() { cancel(); Eventually(done, patience).Should(Receive(BeNil())) })
+		ask := func(who *rest.Config, path string) int {
+			who.Host, who.TLSClientConfig.CAFile, who.TLSClientConfig.Insecure = "https://"+address, "", true
+			httpClient, err := rest.HTTPClientFor(who)
+			Expect(err).NotTo(HaveOccurred())
+			response, err := httpClient.Get(who.Host + path)
+			if err != nil {
+				return 0
+			}
+			defer response.Body.Close()
+			return response.StatusCode
+		}
+		Eventually(func() int { return ask(&rest.Config{}, "/healthz") }, patience).Should(Equal(http.StatusOK))
+		Expect(ask(&rest.Config{}, "/metrics")).To(Equal(http.StatusUnauthorized))
+		Expect(ask(&rest.Config{BearerToken: "made-up"}, "/debug/pprof/")).To(Equal(http.StatusUnauthorized))
+
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "prometheus"}}
+		Expect(admin.Create(ctx, account)).To(Succeed())
+		token := &authenticationv1.TokenRequest{}
+		Expect(admin.SubResource("token").Create(ctx, account, token)).To(Succeed())
+		prometheus := func() *rest.Config { return &rest.Config{BearerToken: token.Status.Token} }
+		Expect(ask(prometheus(), "/metrics")).To(Equal(http.StatusForbidden))
+		role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "scraper"}, Rules: []rbacv1.PolicyRule{{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}}}}
+		Expect(admin.Create(ctx, role)).To(Succeed())
+		Expect(admin.Create(ctx, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: "scraper"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "scraper"},
+			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "prometheus"}},
+		})).To(Succeed())
+		Eventually(func() int { return ask(prometheus(), "/metrics") }, patience).Should(Equal(http.StatusOK))
+		Expect(ask(prometheus(), "/debug/pprof/heap")).To(Equal(http.StatusForbidden))
+
+		Expect(ask(rest.CopyConfig(e.Config), "/debug/pprof/heap")).To(Equal(http.StatusOK), "the administrator's certificate")
 	})
 
 	It("lets one of two schedule, and the other take over", func(ctx context.Context) {

@@ -61,7 +61,12 @@ the server, and pods go on while neither runs.`,
 		RunE: func(command *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return Run(logging.Setup(ctx, logs), cfg)
+			ctx, err := logging.Setup(ctx, logs)
+			if err != nil {
+				return err
+			}
+			cfg.Agent.DNSArguments = logs.Arguments()
+			return Run(ctx, cfg)
 		},
 	}
 	flags := command.Flags()

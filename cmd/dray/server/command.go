@@ -44,7 +44,11 @@ goes on where it was, also after a crash.`,
 			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			cfg.ControlPlane.Ready = func(info controlplane.Info) { fmt.Fprint(command.OutOrStdout(), Describe(info)) }
-			return Run(logging.Setup(ctx, logs), cfg)
+			ctx, err := logging.Setup(ctx, logs)
+			if err != nil {
+				return err
+			}
+			return Run(ctx, cfg)
 		},
 	}
 	cfg.AddFlags(command.Flags())

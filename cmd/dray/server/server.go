@@ -3,17 +3,23 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/apiserver"
 	managerapp "drayage.dev/cmd/dray-manager/app"
 	schedulerapp "drayage.dev/cmd/dray-scheduler/app"
+	"drayage.dev/cmd/replicas"
 	"drayage.dev/config"
 	"drayage.dev/controlplane"
 	"drayage.dev/webhooks"
@@ -84,12 +90,39 @@ func subresources(agents string) controlplane.APIGroup {
 	return controlplane.APIGroup{
 		LongRunning: apiserver.LongRunning(),
 		New: func(ctx context.Context, deps controlplane.Deps) (*genericapiserver.APIGroupInfo, error) {
-			return apiserver.NewAPIGroup(ctx, apiserver.Config{
+			config := apiserver.Config{
 				Client: deps.Loopback, Authorizer: deps.Authorizer,
 				CAFile: deps.CAFile, ClientCertFile: deps.ClientCertFile, ClientKeyFile: deps.ClientKeyFile, NodeServiceAccount: agents,
-			})
+			}
+			if deps.Shared {
+				config.ReplicaUser = managerUser
+				config.Replicas = func(ctx context.Context, changed func(map[string]*rest.Config)) error {
+					return followServers(ctx, deps, changed)
+				}
+			}
+			return apiserver.NewAPIGroup(ctx, config)
 		},
 	}
+}
+
+// managerUser is the identity by which servers that share an etcd know each other: each has a certificate of it.
+const managerUser = "drayage:manager"
+
+// followServers calls changed with the other servers that share this one's etcd.
+func followServers(ctx context.Context, deps controlplane.Deps, changed func(map[string]*rest.Config)) error {
+	identity, err := clientcmd.BuildConfigFromFlags("", deps.Kubeconfigs[Manager])
+	if err != nil {
+		return fmt.Errorf("reading the manager's kubeconfig: %w", err)
+	}
+	return replicas.Follow(ctx, replicas.Config{
+		Client: deps.Loopback, Slice: &ddiscoveryv1.EndpointSlice{}, Namespace: metav1.NamespaceDefault, Service: "kubernetes",
+		Self: func(address netip.AddrPort) bool { return address == deps.Endpoint },
+		Reach: func(address netip.AddrPort) *rest.Config {
+			config := rest.CopyConfig(identity)
+			config.Host = replicas.Host(address)
+			return config
+		},
+	}, changed)
 }
 
 // components are the parts beside the API server, each with its own identity.

@@ -60,7 +60,12 @@ they end, too.`,
 			if !command.Flags().Changed("cluster-dns") {
 				cfg.Agent.ClusterDNS = ""
 			}
-			return Run(logging.Setup(ctx, logs), cfg)
+			ctx, err := logging.Setup(ctx, logs)
+			if err != nil {
+				return err
+			}
+			cfg.Agent.DNSArguments = logs.Arguments()
+			return Run(ctx, cfg)
 		},
 	}
 	flags := command.Flags()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,6 +47,13 @@ func (r *reconciler) observe(ctx context.Context, set *dappsv1.ReplicaSet) (obse
 		seen.active = append(seen.active, upstream.Pod(pod))
 	}
 	seen.terminating = controller.FilterClaimedPods(set, seen.selector, terminating)
+	if going, _ := leaving(seen.active, r.clock.Now()); len(going) > 0 {
+		siblings, err := r.siblings(ctx, set)
+		if err != nil {
+			return observed{}, err
+		}
+		seen.surge = surgeFor(seen.set, siblings, len(going))
+	}
 	return seen, nil
 }
 
@@ -186,21 +194,34 @@ func (r *reconciler) deletePod(ctx context.Context, set *dappsv1.ReplicaSet, pod
 	return nil
 }
 
-// relatedPods lists the pods of every ReplicaSet that shares set's owner, set's own among them.
-func (r *reconciler) relatedPods(ctx context.Context, set *dappsv1.ReplicaSet) ([]*corev1.Pod, error) {
+// siblings lists the ReplicaSets that share set's owner, set among them; none without an owner.
+func (r *reconciler) siblings(ctx context.Context, set *dappsv1.ReplicaSet) ([]*appsv1.ReplicaSet, error) {
 	reference := metav1.GetControllerOfNoCopy(set)
 	if reference == nil {
 		return nil, nil
 	}
 	owner := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: set.Namespace, UID: reference.UID}}
-	var siblings dappsv1.ReplicaSetList
-	if err := claim.Controlled(ctx, r.client, owner, &siblings); err != nil {
+	var list dappsv1.ReplicaSetList
+	if err := claim.Controlled(ctx, r.client, owner, &list); err != nil {
+		return nil, err
+	}
+	siblings := make([]*appsv1.ReplicaSet, len(list.Items))
+	for i := range list.Items {
+		siblings[i] = upstream.ReplicaSet(&list.Items[i])
+	}
+	return siblings, nil
+}
+
+// relatedPods lists the pods of every ReplicaSet that shares set's owner, set's own among them.
+func (r *reconciler) relatedPods(ctx context.Context, set *dappsv1.ReplicaSet) ([]*corev1.Pod, error) {
+	siblings, err := r.siblings(ctx, set)
+	if err != nil {
 		return nil, err
 	}
 	var related []*corev1.Pod
-	for i := range siblings.Items {
+	for _, sibling := range siblings {
 		var pods dcorev1.PodList
-		if err := claim.Controlled(ctx, r.client, &siblings.Items[i], &pods); err != nil {
+		if err := claim.Controlled(ctx, r.client, sibling, &pods); err != nil {
 			return nil, err
 		}
 		for j := range pods.Items {

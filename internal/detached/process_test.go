@@ -1,4 +1,4 @@
-package daemon_test
+package detached_test
 
 import (
 	"context"
@@ -11,17 +11,17 @@ import (
 	. "github.com/onsi/gomega"
 	"golang.org/x/sys/unix"
 
-	"drayage.dev/agent/daemon"
+	"drayage.dev/internal/detached"
 )
 
-func TestDaemon(t *testing.T) {
+func TestDetached(t *testing.T) {
 	RegisterFailHandler(Fail)
-	RunSpecs(t, "daemon")
+	RunSpecs(t, "internal/detached")
 }
 
 var _ = Describe("a process that outlives the agent", func() {
 	var (
-		p    daemon.Process
+		p    detached.Process
 		stop context.CancelFunc
 		done chan error
 	)
@@ -46,7 +46,7 @@ var _ = Describe("a process that outlives the agent", func() {
 	BeforeEach(func() {
 		dir := GinkgoT().TempDir()
 		mark := filepath.Join(dir, "mark")
-		p = daemon.Process{
+		p = detached.Process{
 			Name: "sleeper", Command: []string{"/bin/sh", "-c", "echo $0; while sleep 0.1; do :; done", mark}, Mark: mark, Dir: dir,
 			PIDFile: filepath.Join(dir, "pid"), LogFile: filepath.Join(dir, "log"),
 		}

@@ -1,4 +1,4 @@
-package daemon
+package detached
 
 import (
 	"context"
@@ -14,8 +14,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
-
-	"drayage.dev/agent/cgroups"
 )
 
 const (
@@ -33,43 +31,42 @@ const (
 type Process struct {
 	// Name is for messages.
 	Name string
-	// Command is the program and its arguments. Among them must be one that no other process on the
-	// machine has, by which a process is known to be this one.
+	// Command is the program and its arguments.
 	Command []string
-	// Mark is that argument.
-	Mark string
+	// LockFile is a file on which the process holds a Lock for its life; it is found by that. Then it is
+	// replaced when its program or arguments are not Command's any more.
+	LockFile string
+	// PIDFile is for programs that know nothing of locks: their number is written there. Mark is one of
+	// the arguments that no other process on the machine has, by which the number is known to be theirs still.
+	PIDFile, Mark string
 	// Dir is the working directory.
 	Dir string
-	// PIDFile and LogFile are where its number and its output go.
-	PIDFile, LogFile string
-	// Cgroups and Cgroup are the tree and the path in it where it lives, with its children; with a nil
-	// tree they stay in the agent's.
-	Cgroups *cgroups.Tree
-	Cgroup  string
+	// LogFile is where its output goes.
+	LogFile string
+	// Started is called with the number of a new process, to move it to where it belongs (a control
+	// group); an error ends it again. nil means that nothing has to be done.
+	Started func(pid int) error
 }
 
 // Keep starts the process, or finds the one that an earlier agent started, and keeps one running until
-// ctx ends. The process goes on when Keep returns.
+// ctx ends. The process goes on when Keep returns. Only that it could not be started at all is an error.
 func (p Process) Keep(ctx context.Context) error {
 	log := logr.FromContextOrDiscard(ctx).WithName(p.Name)
 	backoff := restartBackoff
-	for ctx.Err() == nil {
-		pid, found := p.Find()
-		if !found {
-			var err error
-			if pid, err = p.start(); err != nil {
-				return err
-			}
-			log.Info("Started "+p.Name, "pid", pid)
-		}
+	for first := true; ctx.Err() == nil; first = false {
 		since := time.Now()
-		if err := p.wait(ctx, pid); err != nil || ctx.Err() != nil {
+		err := p.keepOne(ctx, log)
+		if ctx.Err() != nil || err != nil && first {
 			return err
 		}
 		if time.Since(since) > time.Minute {
 			backoff = restartBackoff
 		}
-		log.Info(p.Name+" ended, starting it again", "pid", pid, "after", backoff.String(), "log", p.LogFile)
+		if err != nil {
+			log.Error(err, p.Name+" could not be kept, trying again", "after", backoff.String())
+		} else {
+			log.Info(p.Name+" ended, starting it again", "after", backoff.String(), "log", p.LogFile)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff):
@@ -79,9 +76,43 @@ func (p Process) Keep(ctx context.Context) error {
 	return nil
 }
 
-// start launches the process in a session and a cgroup of its own.
+// keepOne takes over the process that runs, or starts one, and returns when it has ended, or ctx has.
+func (p Process) keepOne(ctx context.Context, log logr.Logger) error {
+	pid, found := p.Find()
+	if found && p.LockFile != "" && !p.current(pid) {
+		log.Info("Replaced "+p.Name+" by a newer one", "pid", pid)
+		if err := p.Stop(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+		found = false
+	}
+	if !found {
+		var err error
+		if pid, err = p.start(); err != nil {
+			return err
+		}
+		log.Info("Started "+p.Name, "pid", pid)
+	}
+	return p.wait(ctx, pid)
+}
+
+// current tells whether the process runs this very program with these arguments.
+func (p Process) current(pid int) bool {
+	arguments, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil || string(arguments) != strings.Join(p.Command, "\x00")+"\x00" {
+		return false
+	}
+	running, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	if err != nil {
+		return false
+	}
+	wanted, err := os.Stat(p.Command[0])
+	return err == nil && os.SameFile(running, wanted)
+}
+
+// start launches the process in a session of its own.
 func (p Process) start() (int, error) {
-	logFile, err := os.OpenFile(p.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	logFile, err := os.OpenFile(p.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return 0, err
 	}
@@ -98,13 +129,10 @@ func (p Process) start() (int, error) {
 	// Reaped by wait, through the number; nobody waits by this handle.
 	_ = cmd.Process.Release()
 	spare(pid)
-	if p.Cgroups != nil {
-		err = p.Cgroups.Create(p.Cgroup)
-		if err == nil {
-			err = p.Cgroups.Enter(p.Cgroup, pid)
-		}
+	if p.Started != nil {
+		err = p.Started(pid)
 	}
-	if err == nil {
+	if err == nil && p.PIDFile != "" {
 		draft := p.PIDFile + ".new"
 		if err = os.WriteFile(draft, []byte(strconv.Itoa(pid)+"\n"), 0o644); err == nil {
 			err = os.Rename(draft, p.PIDFile)
@@ -128,9 +156,12 @@ func spare(pid int) {
 	}
 }
 
-// Find returns the process of the pid file, if it is this one still and no other that was given its number
-// since.
+// Find returns the process that runs, whoever started it.
 func (p Process) Find() (pid int, found bool) {
+	if p.LockFile != "" {
+		pid = holder(p.LockFile)
+		return pid, pid != 0
+	}
 	data, err := os.ReadFile(p.PIDFile)
 	if err != nil {
 		return 0, false
@@ -189,5 +220,8 @@ func (p Process) Stop(ctx context.Context) error {
 			return err
 		}
 	}
-	return os.Remove(p.PIDFile)
+	if p.PIDFile != "" {
+		return os.Remove(p.PIDFile)
+	}
+	return nil
 }

@@ -1,10 +1,8 @@
 package detached
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -26,22 +24,16 @@ func Lock(path string) (release func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-// Holder returns the number of the process that holds the file, 0 when none does.
-func Holder(path string) (pid int, err error) {
+// holder returns the number of the process that holds the file, 0 when none does.
+func holder(path string) int {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
 	if err != nil {
-		return 0, fmt.Errorf("opening the lock file: %w", err)
+		return 0
 	}
 	defer file.Close()
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	if err := unix.FcntlFlock(file.Fd(), unix.F_GETLK, &lock); err != nil {
-		return 0, fmt.Errorf("asking who holds %s: %w", path, err)
+	if err := unix.FcntlFlock(file.Fd(), unix.F_GETLK, &lock); err != nil || lock.Type == unix.F_UNLCK {
+		return 0
 	}
-	if lock.Type == unix.F_UNLCK {
-		return 0, nil
-	}
-	return int(lock.Pid), nil
+	return int(lock.Pid)
 }
