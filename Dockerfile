@@ -4,11 +4,13 @@ WORKDIR /src
 COPY go.mod go.sum ./
 COPY apis/go.mod apis/go.sum apis/
 RUN go mod download
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev libseccomp-dev
 COPY . .
-RUN make build
+RUN make build runtime
 
 FROM scratch
 COPY --from=build /src/bin/dray /src/bin/dray-manager /src/bin/dray-scheduler /src/bin/dray-agent /src/bin/dray-dns /src/bin/dray-cni /usr/local/bin/
+COPY --from=build /src/bin/runtime/ /usr/local/bin/
 ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/dray"]

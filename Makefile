@@ -49,8 +49,18 @@ clean-node: ## Remove what a killed `make run` left on this machine.
 build: ## Build the binaries into bin/.
 	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
 
+# runc changes namespaces before Go starts, in C; seccomp profiles come through libseccomp.
+.PHONY: runtime
+runtime: ## Build the image's container runtime, containerd and runc, into bin/runtime/. Needs gcc and libseccomp-dev.
+	@./test/packages.sh runtime
+	cd images/containerd && $(GO) build -tags 'no_btrfs no_devmapper no_zfs' -o $(BIN)/runtime/ \
+	  -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$$($(GO) list -m -f '{{.Version}}' github.com/containerd/containerd/v2)" \
+	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	cd images/runc && CGO_ENABLED=1 $(GO) build -tags 'seccomp netgo osusergo urfave_cli_no_docs' -o $(BIN)/runtime/runc \
+	  -ldflags '-s -w -extldflags -static' github.com/opencontainers/runc
+
 .PHONY: image
-image: build ## Assemble the OCI image bin/drayage-image.tar without a Docker engine.
+image: build runtime ## Assemble the OCI image bin/drayage-image.tar without a Docker engine.
 	$(GO) run ./test/images/drayage --bin $(BIN) --tag drayage:$(VERSION) --output $(BIN)/drayage-image.tar
 
 ##@ Develop
@@ -97,13 +107,23 @@ $(BIN)/helm: tools/helm/go.mod
 $(BIN)/helm4: tools/helm/go.mod
 	cd tools/helm && $(GO) build -ldflags '-s -w' -o $@ helm.sh/helm/v4/cmd/helm
 
-$(BIN)/kube-apiserver: go.mod
-	$(GO) build -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kube-apiserver
+# Kubernetes' own programs. Their dependencies are no business of the product's go.mod: a copy of it takes them.
+KUBERNETES := kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet
+
+$(BIN)/k8s.mod: go.mod
+	mkdir -p $(BIN) && cp go.mod $@ && cp go.sum $(BIN)/k8s.sum
+	$(GO) get -modfile=$@ $(KUBERNETES:%=k8s.io/kubernetes/cmd/%)
+
+$(KUBERNETES:%=$(BIN)/%): $(BIN)/k8s.mod
+	$(GO) build -modfile=$< -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/$(@F)
+
+$(BIN)/coredns: tools/coredns/go.mod tools/coredns/main.go
+	cd tools/coredns && $(GO) build -ldflags '-s -w' -o $@ .
 
 ##@ Test (as root)
 
 .PHONY: test
-test: build ## Run every test: specs, real API server, real containers, real kernel tables.
+test: build runtime ## Run every test: specs, real API server, real containers, real kernel tables.
 	@./test/packages.sh test
 	$(GOTEST) -timeout 20m ./...
 
@@ -125,17 +145,7 @@ test-e2e: build ## Run the end-to-end specs: whole clusters in network namespace
 	@./test/packages.sh test
 	$(GOTEST) -timeout 20m ./test/e2e/...
 
-.PHONY: test-kubelet
-test-kubelet: build $(BIN)/kubelet ## Prove the slot under a real kubelet. Not part of `make test`: building Kubernetes takes minutes.
-	test -x $(BIN)/kube-apiserver || $(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
-	$(GOTEST) -tags cluster -timeout 10m ./test/kubelet
-
-# The kubelet's own dependencies are no business of the product's go.mod: a copy of it takes them.
-$(BIN)/kubelet: go.mod
-	mkdir -p $(BIN) && cp go.mod $(BIN)/kubelet.mod && cp go.sum $(BIN)/kubelet.sum
-	$(GO) get -modfile=$(BIN)/kubelet.mod k8s.io/kubernetes/cmd/kubelet
-	$(GO) build -modfile=$(BIN)/kubelet.mod -ldflags '$(LDFLAGS)' -o $@ k8s.io/kubernetes/cmd/kubelet
-
 .PHONY: test-cluster
-test-cluster: build $(BIN)/helm $(BIN)/helm4 $(BIN)/kube-apiserver ## Prove the Helm chart on a real kube-apiserver. Not part of `make test`: building it takes minutes.
-	$(GOTEST) -tags cluster -timeout 10m ./test/hosted
+test-cluster: image $(BIN)/helm $(BIN)/helm4 $(BIN)/coredns $(KUBERNETES:%=$(BIN)/%) ## Prove the Helm chart on a whole Kubernetes. Not part of `make test`: building Kubernetes takes minutes.
+	@./test/packages.sh cluster
+	$(GOTEST) -tags cluster -timeout 20m ./test/hosted

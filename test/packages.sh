@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that Drayage runs on, where they are missing; with the argument "test" also those
-# that specs look with. Needs root only then.
+# that specs look with, with "cluster" those that the cluster of `make test-cluster` runs on, with "runtime" those
+# that the image's container runtime is built with. Needs root only then.
 set -euo pipefail
 declare -A package=([containerd]=containerd [runc]=runc [ip]=iproute2 [nsenter]=util-linux [pgrep]=procps)
 [ "${1:-}" = test ] && package[nft]=nftables
+[ "${1:-}" = cluster ] && package+=([nft]=nftables [conntrack]=conntrack [sysctl]=procps [/usr/lib/cni/ptp]=containernetworking-plugins)
 missing=()
+if [ "${1:-}" = runtime ]; then
+  package=([gcc]=gcc)
+  [ -e /usr/include/seccomp.h ] || missing+=(libseccomp-dev)
+  [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+fi
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")
 done

@@ -107,6 +107,19 @@ var _ = Describe("the webhooks over HTTP", Ordered, func() {
 		Expect(apierrors.IsNotFound(user.Get(ctx, client.ObjectKeyFromObject(pod), pod))).To(BeTrue())
 	})
 
+	It("hold pods to what their namespace enforces", func(ctx context.Context) {
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			Name: "held", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"},
+		}}
+		Expect(user.Create(ctx, namespace)).To(Succeed())
+		pod := newPod("privileged")
+		pod.Namespace = namespace.Name
+		pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+		Expect(user.Create(ctx, pod, client.DryRunAll)).To(MatchError(ContainSubstring(`violates PodSecurity "baseline:latest": privileged`)))
+		pod.Spec.Containers[0].SecurityContext = nil
+		Expect(user.Create(ctx, pod, client.DryRunAll)).To(Succeed())
+	})
+
 	It("take the manager's pods as they are", func(ctx context.Context) {
 		pod := newPod("prepared")
 		Expect(manager.Create(ctx, pod)).To(Succeed())

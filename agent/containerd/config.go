@@ -53,6 +53,8 @@ func (c Config) configFile() string { return filepath.Join(c.DataDir, "config.to
 func (c Config) logFile() string    { return filepath.Join(c.DataDir, "containerd.log") }
 func (c Config) pluginDir() string  { return filepath.Join(c.DataDir, "cni-bin") }
 func (c Config) cniDir() string     { return filepath.Join(c.DataDir, "cni") }
+func (c Config) optDir() string     { return filepath.Join(c.DataDir, "opt") }
+func (c Config) runcDir() string    { return filepath.Join(c.RunDir, "runc") }
 
 // packages is what to install for a missing binary.
 const packages = "install it: apt-get install -y --no-install-recommends containerd runc"
@@ -86,11 +88,14 @@ func (c *Config) resolve() error {
 	return nil
 }
 
-// The version 2 configuration is understood by containerd 1.6 and, converted at start, by 2.x.
+// The version 2 configuration is understood by containerd 1.6 and, converted at start, by 2.x. What containerd
+// would share with one of the machine's by default (NRI's socket, /opt/containerd, runc's state, a folder of
+// imported configuration) it has for itself or not at all.
 var configuration = template.Must(template.New("config").Parse(`# Written by the Drayage agent at each start; changes are lost.
 version = 2
 root = {{printf "%q" .Root}}
 state = {{printf "%q" .State}}
+imports = []
 disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 
 [debug]
@@ -98,6 +103,12 @@ level = "warn"
 
 [grpc]
 address = {{printf "%q" .Socket}}
+
+[plugins."io.containerd.internal.v1.opt"]
+path = {{printf "%q" .Opt}}
+
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = {{printf "%q" .SandboxImage}}
@@ -123,6 +134,7 @@ runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 SystemdCgroup = false
+Root = {{printf "%q" .Runc}}
 `))
 
 // write puts configuration files and directories in place.
@@ -136,7 +148,7 @@ func (c Config) write() error {
 	if err := configuration.Execute(&text, map[string]any{
 		"Root": c.rootDir(), "State": c.stateDir(), "Socket": c.Socket(), "SandboxImage": c.SandboxImage,
 		"RestrictOOM": !mayLowerOOMScore(), "CNIBinDir": c.pluginDir(), "CNIConfDir": c.cniDir(),
-		"RegistryDir": c.RegistryDir, "Snapshotter": c.Snapshotter,
+		"RegistryDir": c.RegistryDir, "Snapshotter": c.Snapshotter, "Opt": c.optDir(), "Runc": c.runcDir(),
 	}); err != nil {
 		return err
 	}

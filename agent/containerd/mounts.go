@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -33,7 +34,39 @@ func Clean(config Config) error {
 			}
 		}
 	}
+	if err := removeSockets(config.stateDir()); err != nil {
+		return err
+	}
 	return os.RemoveAll(config.RunDir)
+}
+
+// shimSocket is where a shim listens: a directory that all containerds of a machine share, by a name that follows
+// from the daemon's socket and the container.
+var shimSocket = regexp.MustCompile(`unix://(/run/containerd/s/[0-9a-f]{64})`)
+
+// removeSockets deletes the sockets of the shims whose bundles are in the daemon's state. The shims wrote them
+// down there: containerd 1 as a line, containerd 2 in JSON.
+func removeSockets(stateDir string) error {
+	for _, name := range []string{"address", "bootstrap.json"} {
+		files, err := filepath.Glob(filepath.Join(stateDir, "io.containerd.runtime.v2.task", Namespace, "*", name))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				continue
+			}
+			if found := shimSocket.FindSubmatch(text); found != nil {
+				if err := os.Remove(string(found[1])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
+		}
+	}
+	// These go when nobody else has anything in them.
+	_, _ = unix.Rmdir("/run/containerd/s"), unix.Rmdir("/run/containerd")
+	return nil
 }
 
 // unmountBelow detaches every mount below dir, the last one first.

@@ -28,13 +28,15 @@ type Lookup interface {
 	ServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
 }
 
-// NewLookup returns a Lookup that reads from cached and asks live for what is not there yet. The cache
-// must know Drayage's PriorityClass and ServiceAccount.
+// NewLookup returns a Lookup, which knows Namespaces too, that reads from cached and asks live for what is
+// not there yet. The cache must know Drayage's PriorityClass, ServiceAccount and Namespace.
 func NewLookup(cached, live client.Reader) Lookup {
 	return &clientLookup{cached: cached, live: live}
 }
 
 type clientLookup struct{ cached, live client.Reader }
+
+var _ Namespaces = &clientLookup{}
 
 func (l *clientLookup) PriorityClass(ctx context.Context, name string) (*schedulingv1.PriorityClass, error) {
 	class := &dschedulingv1.PriorityClass{}
@@ -71,6 +73,16 @@ func (l *clientLookup) ServiceAccount(ctx context.Context, namespace, name strin
 	return AwaitServiceAccount(ctx, name, func(ctx context.Context) (*corev1.ServiceAccount, error) {
 		return account, l.live.Get(ctx, key, account)
 	})
+}
+
+// Namespace implements Namespaces.
+func (l *clientLookup) Namespace(ctx context.Context, name string) (*corev1.Namespace, error) {
+	namespace := &corev1.Namespace{}
+	err := l.cached.Get(ctx, client.ObjectKey{Name: name}, namespace)
+	if apierrors.IsNotFound(err) {
+		err = l.live.Get(ctx, client.ObjectKey{Name: name}, namespace)
+	}
+	return namespace, err
 }
 
 // AwaitServiceAccount asks live for an account that a cache does not have. The account "default" is made

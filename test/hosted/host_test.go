@@ -16,94 +16,161 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/vishvananda/netlink"
 	"go.etcd.io/etcd/server/v3/embed"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"drayage.dev/controlplane/housekeeping"
 	"drayage.dev/controlplane/pki"
 	"drayage.dev/internal/scheme"
 	"drayage.dev/test/cluster"
 )
 
 const (
-	// hostIP is the address of the API server; replica n of a component has 10.77.0.<10+n>.
-	hostIP     = "10.77.0.1"
-	serverName = "kubernetes.default.svc"
-	namespace  = "drayage-system"
+	namespace = "drayage-system"
+
+	serverIP    = "172.30.97.1"
+	serverURL   = "https://" + serverIP + ":6443"
+	registry    = serverIP + ":5000"
+	gateway     = "172.30.97.254"
+	outsideIP   = "203.0.113.10"
+	outsideName = "shop.example."
+
+	hostPods     = "10.244.0.0/16"
+	hostServices = "10.96.0.0/16"
+	hostDNS      = "10.96.0.10"
 )
 
-// host is an ordinary cluster's control plane: etcd, kube-apiserver, and the controllers for namespaces,
-// service accounts and garbage that kube-controller-manager would run.
+// host is somebody's cluster: etcd and the control plane in one network namespace, machines with kubelets in
+// others, a fabric that joins them and leads nowhere else but to the outside, which is a namespace, too.
 type host struct {
-	dir       string
-	network   *cluster.Namespace
-	authority *pki.Authority
-	server    *cluster.Process
-	// pods are the processes that play pods.
-	pods []*cluster.Process
-	// admin reaches the API server from this process as a member of system:masters.
-	admin *rest.Config
-	// agent does with the identity of an agent's pod.
-	agent *rest.Config
-	api   client.WithWatch
-	// kubeconfig does the same for commands that run inside the network namespace.
+	// dir is short, since the runtimes' sockets are in it.
+	dir, id                  string
+	fabric, control, outside *cluster.Namespace
+	pki                      *pki.PKI
+	server                   *cluster.Process
+	// processes are all, in the order of their start.
+	processes []*cluster.Process
+	machines  []*machine
+	// admin reaches the API server from this process as a member of system:masters, kubeconfig from
+	// inside the namespaces.
+	admin      *rest.Config
+	api        client.WithWatch
 	kubeconfig string
+	images     *store
 }
+
+// h is the cluster of the suite's specs.
+var h *host
 
 func startHost(ctx context.Context) *host {
 	GinkgoHelper()
-	dir, err := os.MkdirTemp("", "install-")
+	dir, err := os.MkdirTemp("/tmp", "hosted-")
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(os.RemoveAll, dir)
-	h := &host{dir: dir}
-	h.network, err = cluster.NewNamespace(fmt.Sprintf("install-%d", os.Getpid()))
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(h.network.Delete()).To(Succeed()) })
+	h := &host{dir: dir, id: filepath.Base(dir)}
 	DeferCleanup(func() {
-		for _, pod := range h.pods {
-			Expect(pod.Kill()).To(Succeed())
+		if os.Getenv("DRAYAGE_KEEP") == "" {
+			Expect(os.RemoveAll(dir)).To(Succeed())
 		}
 	})
-	h.addAddress(hostIP)
-	h.authority, err = pki.New("host-ca", 24*time.Hour, time.Now())
+	h.startFabric()
+	// What was started last ends first.
+	DeferCleanup(func() {
+		for i := len(h.processes) - 1; i >= 0; i-- {
+			Expect(h.processes[i].Kill()).To(Succeed())
+		}
+	})
+	h.pki, err = pki.Ensure(pki.Config{
+		Dir: filepath.Join(h.dir, "pki"), DNSNames: []string{"kubernetes", "kubernetes.default.svc"},
+		IPs: []net.IP{net.ParseIP(serverIP), net.ParseIP("10.96.0.1")},
+	})
 	Expect(err).NotTo(HaveOccurred())
+	h.admin, err = h.pki.RESTConfig(serverURL, pki.Identity{User: "admin", Groups: []string{"system:masters"}})
+	Expect(err).NotTo(HaveOccurred())
+	h.admin.QPS, h.admin.Dial = -1, h.control.DialContext
+	h.kubeconfig = h.identity("admin", pki.Identity{User: "admin", Groups: []string{"system:masters"}})
 
-	h.startAPIServer(h.startEtcd())
-	h.admin, h.kubeconfig = h.identity("admin", rest.Config{}, pki.Identity{User: "admin", Groups: []string{"system:masters"}})
+	h.startControlPlane()
+	h.images = startStore(ctx, h)
+	h.startOutside()
+	for number := 1; number <= 2; number++ {
+		h.machines = append(h.machines, h.startMachine(number))
+	}
 	h.api, err = client.NewWithWatch(h.admin, client.Options{Scheme: scheme.New()})
 	Expect(err).NotTo(HaveOccurred())
-	Eventually(func() error { return h.get(ctx, "/readyz") }).WithTimeout(90*time.Second).Should(Succeed(), func() string { return h.server.Tail(30) })
-
-	keeping, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = housekeeping.Run(keeping, housekeeping.Config{Client: h.admin, RootCA: h.authority.CertPEM()})
-	}()
-	DeferCleanup(func() { stop(); <-done })
 	return h
 }
 
-func (h *host) addAddress(ip string) {
+// startFabric makes the network: a bridge, the control plane's namespace, and the outside, which is everybody's
+// default route. The outside knows where the host's pods are, as a cloud's router does, and nothing of Drayage.
+func (h *host) startFabric() {
 	GinkgoHelper()
-	Expect(h.network.Do(func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(ip), Mask: net.CIDRMask(32, 32)}})
-	})).To(Succeed())
+	h.fabric = h.newNamespace("fabric")
+	h.ip(h.fabric, "link add bridge type bridge")
+	h.ip(h.fabric, "link set bridge up")
+	h.control = h.newNamespace("control")
+	h.join(h.control, "control", serverIP)
+	h.outside = h.newNamespace("outside")
+	h.join(h.outside, "outside", gateway)
+	h.ip(h.outside, "address add "+outsideIP+"/32 dev lo")
+	h.ip(h.control, "route add default via "+gateway)
+}
+
+func (h *host) newNamespace(name string) *cluster.Namespace {
+	GinkgoHelper()
+	namespace, err := cluster.NewNamespace(h.id + "-" + name)
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(func() { Expect(namespace.Delete()).To(Succeed()) })
+	return namespace
+}
+
+// join gives a namespace a link to the fabric.
+func (h *host) join(n *cluster.Namespace, port, address string) {
+	GinkgoHelper()
+	h.ip(h.fabric, "link add "+port+" type veth peer name eth0 netns "+n.Name)
+	h.ip(h.fabric, "link set "+port+" master bridge up")
+	h.ip(n, "address add "+address+"/24 dev eth0")
+	h.ip(n, "link set eth0 up")
+}
+
+func (h *host) ip(n *cluster.Namespace, arguments string) {
+	GinkgoHelper()
+	output, err := exec.Command("ip", append([]string{"-n", n.Name}, strings.Fields(arguments)...)...).CombinedOutput()
+	Expect(err).NotTo(HaveOccurred(), "ip %s: %s", arguments, output)
+}
+
+// startControlPlane starts what kubeadm's static pods would be, with the flags that it gives them.
+func (h *host) startControlPlane() {
+	GinkgoHelper()
+	proxyClient, kubeletClient := h.pair("front-proxy-client", pki.Identity{User: "front-proxy-client"}),
+		h.pair("kubelet-client", pki.Identity{User: "kube-apiserver-kubelet-client", Groups: []string{"system:masters"}})
+	h.server = h.start("kube-apiserver", h.control, "kube-apiserver",
+		"--etcd-servers="+h.startEtcd(), "--bind-address="+serverIP, "--advertise-address="+serverIP, "--secure-port=6443",
+		"--tls-cert-file="+h.pki.ServingCert(), "--tls-private-key-file="+h.pki.ServingKey(), "--client-ca-file="+h.pki.CAFile(),
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-key-file="+h.pki.ServiceAccountKey(),
+		"--service-account-signing-key-file="+h.pki.ServiceAccountKey(), "--service-cluster-ip-range="+hostServices,
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
+		"--kubelet-client-certificate="+kubeletClient, "--kubelet-client-key="+kubeletClient,
+		// No kube-proxy runs beside it: it goes to the endpoints of services itself.
+		"--enable-aggregator-routing=true",
+		"--requestheader-client-ca-file="+h.pki.CAFile(), "--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-uid-headers=X-Remote-Uid",
+		"--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file="+proxyClient, "--proxy-client-key-file="+proxyClient)
+	Eventually(func() error { return h.get("/readyz") }).WithTimeout(90*time.Second).Should(Succeed(), func() string { return h.server.Tail(30) })
+	h.start("kube-controller-manager", h.control, "kube-controller-manager",
+		"--kubeconfig="+h.identity("kube-controller-manager", pki.Identity{User: "system:kube-controller-manager"}), "--bind-address=127.0.0.1",
+		"--service-account-private-key-file="+h.pki.ServiceAccountKey(), "--root-ca-file="+h.pki.CAFile(),
+		"--cluster-signing-cert-file="+h.pki.CAFile(), "--cluster-signing-key-file="+h.pki.CAKeyFile(), "--use-service-account-credentials=true")
+	h.start("kube-scheduler", h.control, "kube-scheduler",
+		"--kubeconfig="+h.identity("kube-scheduler", pki.Identity{User: "system:kube-scheduler"}), "--bind-address=127.0.0.1")
 }
 
 func (h *host) startEtcd() string {
 	GinkgoHelper()
 	config := embed.NewConfig()
 	config.Dir, config.LogLevel, config.UnsafeNoFsync = filepath.Join(h.dir, "etcd"), "error", true
-	config.TickMs, config.ElectionMs = 10, 100
 	endpoint := url.URL{Scheme: "unix", Path: filepath.Join(h.dir, "etcd.sock")}
 	config.ListenClientUrls, config.ListenPeerUrls = []url.URL{endpoint}, nil
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
@@ -114,44 +181,23 @@ func (h *host) startEtcd() string {
 	return endpoint.String()
 }
 
-func (h *host) startAPIServer(etcd string) {
+// start starts a binary of bin/ inside a network namespace.
+func (h *host) start(name string, n *cluster.Namespace, binary string, args ...string) *cluster.Process {
 	GinkgoHelper()
-	ca := h.write("ca.crt", h.authority.CertPEM())
-	cert, key, err := h.authority.IssueServing("kube-apiserver", []string{serverName}, time.Now())
-	Expect(err).NotTo(HaveOccurred())
-	serving := h.write("serving.pem", append(cert, key...))
-	cert, key, err = h.authority.IssueClient(pki.Identity{User: "front-proxy-client"})
-	Expect(err).NotTo(HaveOccurred())
-	proxy := h.write("proxy.pem", append(cert, key...))
-	signer, err := pki.New("tokens", 24*time.Hour, time.Now())
-	Expect(err).NotTo(HaveOccurred())
-	key, err = signer.KeyPEM()
-	Expect(err).NotTo(HaveOccurred())
-	tokens := h.write("tokens.key", key)
-	h.server = h.process("kube-apiserver", "kube-apiserver",
-		"--etcd-servers="+etcd, "--bind-address="+hostIP, "--advertise-address="+hostIP, "--secure-port=6443",
-		"--tls-cert-file="+serving, "--tls-private-key-file="+serving, "--client-ca-file="+ca,
-		"--service-account-issuer=https://"+serverName, "--service-account-key-file="+tokens, "--service-account-signing-key-file="+tokens,
-		"--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC",
-		// No kube-proxy runs here: the API server goes to the endpoints of services itself.
-		"--enable-aggregator-routing=true",
-		"--requestheader-client-ca-file="+ca, "--requestheader-allowed-names=front-proxy-client",
-		"--requestheader-username-headers=X-Remote-User", "--requestheader-uid-headers=X-Remote-Uid",
-		"--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-		"--proxy-client-cert-file="+proxy, "--proxy-client-key-file="+proxy)
-	Expect(h.server.Start()).To(Succeed())
-	DeferCleanup(func() { Expect(h.server.Kill()).To(Succeed()) })
+	return h.launch(name, append([]string{"nsenter", "--net=" + n.Path(), cluster.Binary(binary)}, args...)...)
 }
 
-// process returns one that runs a binary of bin/ inside the network namespace.
-func (h *host) process(name, binary string, args ...string) *cluster.Process {
-	argv := append([]string{"nsenter", "--net=" + h.network.Path(), cluster.Binary(binary)}, args...)
-	return cluster.NewProcess(name, filepath.Join(h.dir, "log", name+".log"), argv...)
+func (h *host) launch(name string, argv ...string) *cluster.Process {
+	GinkgoHelper()
+	process := cluster.NewProcess(name, filepath.Join(h.dir, "log", name+".log"), argv...)
+	Expect(process.Start()).To(Succeed(), "run `make test-cluster`")
+	h.processes = append(h.processes, process)
+	return process
 }
 
-// run runs a binary of bin/ to its end, as the administrator.
+// run runs a binary of bin/ to its end, as the administrator, in the control plane's network.
 func (h *host) run(ctx context.Context, binary string, args ...string) (string, error) {
-	argv := append([]string{"--net=" + h.network.Path(), cluster.Binary(binary)}, args...)
+	argv := append([]string{"--net=" + h.control.Path(), cluster.Binary(binary)}, args...)
 	command := exec.CommandContext(ctx, "nsenter", argv...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+h.kubeconfig, "HOME="+h.dir)
 	out, err := command.CombinedOutput()
@@ -161,7 +207,12 @@ func (h *host) run(ctx context.Context, binary string, args ...string) (string, 
 	return string(out), err
 }
 
-func (h *host) get(ctx context.Context, path string) error {
+func kubectl(ctx context.Context, args ...string) (string, error) {
+	return h.run(ctx, "dray", append([]string{"kubectl"}, args...)...)
+}
+
+// get reads a path of the API server.
+func (h *host) get(path string) error {
 	config := rest.CopyConfig(h.admin)
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -171,38 +222,32 @@ func (h *host) get(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	return raw.Get().AbsPath(path).Do(ctx).Error()
+	return raw.Get().AbsPath(path).Do(context.Background()).Error()
 }
 
 func (h *host) write(name string, data []byte) string {
 	GinkgoHelper()
-	path := filepath.Join(h.dir, "pki", name)
+	path := filepath.Join(h.dir, name)
 	Expect(pki.WriteFile(path, data, 0o600)).To(Succeed())
 	return path
 }
 
-// identity returns how to reach the API server by a token or, without one, by a client certificate.
-func (h *host) identity(name string, by rest.Config, id pki.Identity) (*rest.Config, string) {
+// pair makes a file of a client certificate and its key.
+func (h *host) pair(name string, id pki.Identity) string {
 	GinkgoHelper()
-	config := &rest.Config{
-		Host: "https://" + hostIP + ":6443", Dial: h.network.DialContext, QPS: -1, BearerToken: by.BearerToken,
-		TLSClientConfig: rest.TLSClientConfig{CAData: h.authority.CertPEM(), ServerName: serverName},
-	}
-	user := &clientcmdapi.AuthInfo{Token: by.BearerToken}
-	if by.BearerToken == "" {
-		cert, key, err := h.authority.IssueClient(id)
-		Expect(err).NotTo(HaveOccurred())
-		config.CertData, config.KeyData = cert, key
-		user.ClientCertificateData, user.ClientKeyData = cert, key
-	}
-	file := clientcmdapi.NewConfig()
-	file.Clusters["host"] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: h.authority.CertPEM(), TLSServerName: serverName}
-	file.AuthInfos["me"] = user
-	file.Contexts["host"] = &clientcmdapi.Context{Cluster: "host", AuthInfo: "me"}
-	file.CurrentContext = "host"
-	path := filepath.Join(h.dir, name+".conf")
-	Expect(clientcmd.WriteToFile(*file, path)).To(Succeed())
-	return config, path
+	cert, key, err := h.pki.IssueClient(id)
+	Expect(err).NotTo(HaveOccurred())
+	return h.write(filepath.Join("pki", name+".pem"), append(cert, key...))
+}
+
+// identity makes a kubeconfig of a client certificate.
+func (h *host) identity(name string, id pki.Identity) string {
+	GinkgoHelper()
+	cert, key, err := h.pki.IssueClient(id)
+	Expect(err).NotTo(HaveOccurred())
+	data, err := clientcmd.Write(*pki.Kubeconfig(serverURL, h.pki.CertPEM(), &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}))
+	Expect(err).NotTo(HaveOccurred())
+	return h.write(name+".conf", data)
 }
 
 // repository is the folder that the chart and the samples are in.

@@ -108,6 +108,19 @@ func Build(ctx context.Context) ([]Image, error) {
 	return images, nil
 }
 
+// Program returns an image of one static binary.
+func Program(path string) (v1.Image, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := layer(map[string][]byte{"bin/" + filepath.Base(path): data}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(v1.Config{Entrypoint: []string{"/bin/" + filepath.Base(path)}}, packed)
+}
+
 // compile builds one command of this folder as a static binary and returns it.
 func compile(ctx context.Context, dir, name string) ([]byte, error) {
 	out := filepath.Join(dir, name)

@@ -11,10 +11,13 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -80,6 +83,23 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 		}
 		Eventually(func() (string, error) { return log(ctx, first) }).Should(Equal("here\n"))
 	}, NodeTimeout(2*time.Minute))
+
+	It("brings its container runtime along, which counts its sandboxes without harm", func(ctx SpecContext) {
+		node := &dcorev1.Node{}
+		Expect(m.client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
+		Expect(node.Status.NodeInfo.ContainerRuntimeVersion).To(HavePrefix("containerd://2."))
+		conn, err := grpc.NewClient("unix://"+filepath.Join(m.dir, "run/containerd/containerd.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(conn.Close)
+		runtime := runtimeapi.NewRuntimeServiceClient(conn)
+		before := m.slot.Processes(m.slot.Root())
+		for range 3 {
+			metrics, err := runtime.ListPodSandboxMetrics(ctx, &runtimeapi.ListPodSandboxMetricsRequest{})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(metrics.PodMetrics).NotTo(BeEmpty())
+		}
+		Expect(m.slot.Processes(m.slot.Root())).To(ContainElements(before), "containerd 2.2.1 died of the question")
+	}, NodeTimeout(time.Minute))
 
 	It("is deleted, and its containers go on for the next one", func(ctx SpecContext) {
 		before, err := get(ctx, first)()

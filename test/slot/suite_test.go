@@ -97,6 +97,8 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		Expect(os.Mkdir(filepath.Join(dir, folder), 0o755)).To(Succeed())
 	}
 	run("go", "build", "-o", filepath.Join(dir, "image")+"/", "drayage.dev/cmd/dray-agent", "drayage.dev/cmd/dray-cni", "drayage.dev/cmd/dray-dns")
+	run("make", "-s", "-C", "../..", "runtime")
+	run("cp", "-a", "../../bin/runtime/.", filepath.Join(dir, "image"))
 	m.startServer()
 	m.grant(ctx)
 	built, err := images.Build(ctx)

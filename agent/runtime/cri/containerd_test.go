@@ -271,7 +271,8 @@ var _ = Describe("a pod over containerd", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(unix.Kill(shim, unix.SIGKILL)).To(Succeed())
 
-		Expect(m.runtime.Remove(ctx, uid)).To(Succeed())
+		// Until containerd has heard of the shim's end it may call the container running.
+		Eventually(func() error { return m.runtime.Remove(ctx, uid) }, 10*time.Second).Should(Succeed())
 		for _, pid := range processes {
 			// Orphans are reaped by the machine's init in its own time; until then they are husks that
 			// run nothing.

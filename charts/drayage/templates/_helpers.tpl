@@ -63,3 +63,68 @@ podAntiAffinity:
 - --leader-elect-renew-deadline={{ .Values.leaderElection.renewDeadline }}
 - --leader-elect-retry-period={{ .Values.leaderElection.retryPeriod }}
 {{- end }}
+
+{{- /* What an agent's container may, beside a container's usual: namespaces and mounts, networks, other processes' namespaces. */ -}}
+{{- define "drayage.agentSecurityContext" -}}
+runAsUser: 0
+runAsGroup: 0
+{{- if .Values.agent.privileged }}
+privileged: true
+{{- else }}
+seccompProfile: {type: Unconfined}
+appArmorProfile: {type: Unconfined}
+capabilities:
+  add: [SYS_ADMIN, NET_ADMIN, SYS_PTRACE]
+{{- end }}
+{{- end }}
+
+{{- /* The one-shot pod that takes what Drayage has left off one node. It waits until the node's agent has ended. */ -}}
+{{- define "drayage.cleanPod" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "drayage.labels" . | nindent 4 }}
+    app.kubernetes.io/component: clean
+spec:
+  restartPolicy: OnFailure
+  hostNetwork: true
+  hostPID: true
+  automountServiceAccountToken: false
+  priorityClassName: {{ .Values.agent.priorityClassName }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  containers:
+  - name: clean
+    image: {{ include "drayage.image" . }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    command: [/usr/local/bin/dray-agent]
+    args:
+    - clean
+    - --host
+    - --purge
+    - --data-dir={{ .Values.agent.dataDir }}
+    - --run-dir={{ .Values.agent.runDir }}
+    - --cgroup-root={{ .Values.agent.cgroupRoot }}
+    env:
+    - name: NODE_NAME
+      valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+    terminationMessagePolicy: FallbackToLogsOnError
+    resources:
+      {{- toYaml .Values.uninstall.resources | nindent 6 }}
+    securityContext:
+      {{- include "drayage.agentSecurityContext" . | nindent 6 }}
+    volumeMounts:
+    - {name: data, mountPath: {{ .Values.agent.dataDir }}}
+    - {name: run, mountPath: {{ .Values.agent.runDir }}}
+  volumes:
+  - name: data
+    hostPath: {path: {{ .Values.agent.dataDir }}, type: DirectoryOrCreate}
+  - name: run
+    hostPath: {path: {{ .Values.agent.runDir }}, type: DirectoryOrCreate}
+{{- end }}

@@ -47,6 +47,8 @@ func Clean(ctx context.Context, config Config) error {
 		failures = append(failures, fmt.Errorf("cleaning the network: %w", err))
 	}
 	failures = append(failures, cni.ForgetResults(cni.ResultsDir, config.cniSocket(), func(string) bool { return false }))
+	// Of other runtimes' too, so it goes only when it is empty.
+	_, _ = unix.Rmdir(cni.ResultsDir), unix.Rmdir(filepath.Dir(cni.ResultsDir))
 	// The last: it names what was found. It may hold what others put there.
 	_ = os.Remove(config.cniSocket())
 	_ = os.Remove(config.RunDir)

@@ -47,7 +47,9 @@ func (a *agent) runtimeReady(ctx context.Context) error {
 		return errors.New("the container runtime does not answer")
 	}
 	for _, condition := range answer.Status.GetConditions() {
-		if !condition.Status {
+		// Runtimes add conditions of their own, such as containerd's warnings of what it will drop.
+		needed := condition.Type == runtimeapi.RuntimeReady || condition.Type == runtimeapi.NetworkReady
+		if needed && !condition.Status {
 			return fmt.Errorf("%s: %s", condition.Type, condition.Message)
 		}
 	}

@@ -64,6 +64,6 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		"directory of the certificates that this process makes for them; a temporary one when empty")
 	flags.StringVar(&cluster.Namespace, "system-namespace", cluster.Namespace,
 		"namespace of Drayage itself: of its certificate authority and of the services that lead here")
-	command.AddCommand(newUnregisterCommand(&cfg), newReleasePodsCommand(&cfg))
+	command.AddCommand(newUnregisterCommand(&cfg), newReleasePodsCommand(&cfg), newCleanNodesCommand(&cfg))
 	return command
 }

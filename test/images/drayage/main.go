@@ -20,8 +20,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// binaries are what the image carries, all static.
-var binaries = []string{"dray", "dray-manager", "dray-scheduler", "dray-agent", "dray-dns", "dray-cni"}
+// binaries are what the image carries, all static: Drayage's, and the container runtime of its nodes.
+var binaries = []string{
+	"dray", "dray-manager", "dray-scheduler", "dray-agent", "dray-dns", "dray-cni",
+	"runtime/containerd", "runtime/containerd-shim-runc-v2", "runtime/runc",
+}
 
 func main() {
 	bin := flag.String("bin", "bin", "folder of the binaries")
@@ -42,7 +45,7 @@ func assemble(bin, tag, output string) error {
 	}
 	addenda := make([]mutate.Addendum, 0, len(binaries))
 	for _, binary := range binaries {
-		l, err := layer(filepath.Join(bin, binary), "usr/local/bin/"+binary)
+		l, err := layer(filepath.Join(bin, binary), "usr/local/bin/"+filepath.Base(binary))
 		if err != nil {
 			return err
 		}
@@ -72,7 +75,7 @@ func assemble(bin, tag, output string) error {
 func layer(path, target string) (v1.Layer, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w (run make build first)", err)
+		return nil, fmt.Errorf("%w (run make build runtime first)", err)
 	}
 	var buffer bytes.Buffer
 	w := tar.NewWriter(&buffer)
