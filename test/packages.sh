@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that Drayage runs on, where they are missing; with the argument "test" also those
-# that specs look with. Needs root only then.
+# that specs look with, with "bench" those that peers in benchmarks need. Needs root only then.
 set -euo pipefail
 declare -A package=([containerd]=containerd [runc]=runc [ip]=iproute2 [nsenter]=util-linux [pgrep]=procps)
-[ "${1:-}" = test ] && package[nft]=nftables
+case "${1:-}" in
+  test) package[nft]=nftables ;;
+  bench) package[nft]=nftables package[conntrack]=conntrack package[/usr/lib/cni/ptp]=containernetworking-plugins ;;
+esac
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")
