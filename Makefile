@@ -140,6 +140,12 @@ fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in 
 bench-scheduler: ## Compare the scheduler's CPU per decision with upstream's; JSON lines go to BENCH_JSON=file.
 	$(GOTEST) -run '^$$' -bench Decisions -benchtime 1x -timeout 30m ./scheduler/fastpath
 
+.PHONY: bench-network
+bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy ## Compare services and pod wiring with kube-proxy and the reference CNI plugins; JSON lines go to BENCH_JSON=file.
+	@./test/packages.sh cluster
+	$(GO) build -o $(BIN)/bench-network ./test/bench/network
+	$(BIN)/bench-network
+
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh test

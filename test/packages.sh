@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that Drayage runs on, where they are missing; with the argument "test" also those
-# that specs look with, with "cluster" those that the cluster of `make test-cluster` runs on, with "runtime" those
+# that specs look with, with "cluster" those that an ordinary Kubernetes, in specs and benchmarks, runs on, with "runtime" those
 # that the image's container runtime is built with. Needs root only then.
 set -euo pipefail
 declare -A package=([containerd]=containerd [runc]=runc [ip]=iproute2 [nsenter]=util-linux [pgrep]=procps)
