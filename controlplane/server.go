@@ -36,6 +36,8 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
+	"drayage.dev/controlplane/quota"
+
 	_ "drayage.dev/controlplane/quiet" // silences a logger, see there
 	"drayage.dev/internal/diagnostics"
 )
@@ -77,7 +79,8 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 	generic.LongRunningFunc = longRunning(generic.LongRunningFunc, config.APIGroups)
 
 	resolver := webhook.NewDefaultServiceResolver()
-	native, initializers, err := controlplaneapiserver.CreateConfig(opts, generic, informers, storage, resolver, nil)
+	native, initializers, err := controlplaneapiserver.CreateConfig(opts, generic, informers, storage, resolver,
+		[]admission.PluginInitializer{quota.Admission()})
 	if err != nil {
 		return nil, fmt.Errorf("configuring the API server: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -27,6 +28,8 @@ import (
 	"k8s.io/kubernetes/pkg/controller/garbagecollector"
 	"k8s.io/kubernetes/pkg/controller/namespace"
 	"k8s.io/kubernetes/pkg/controller/serviceaccount"
+
+	"drayage.dev/controlplane/quota"
 )
 
 const (
@@ -124,8 +127,12 @@ func run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	anything, err := dynamic.NewForConfig(config.Client)
+	if err != nil {
+		return err
+	}
 	factory := informers.NewSharedInformerFactory(client, resync)
-	loops, started, err := controllers(ctx, config, client, objects, factory)
+	loops, started, err := controllers(ctx, config, client, objects, anything, factory)
 	if err != nil {
 		return err
 	}
@@ -154,7 +161,7 @@ func run(ctx context.Context, config Config) error {
 
 // controllers makes every controller before the informers start. The garbage collector waits for the
 // returned channel to be closed.
-func controllers(ctx context.Context, config Config, client kubernetes.Interface, objects metadata.Interface, factory informers.SharedInformerFactory) ([]func(context.Context), chan struct{}, error) {
+func controllers(ctx context.Context, config Config, client kubernetes.Interface, objects metadata.Interface, anything dynamic.Interface, factory informers.SharedInformerFactory) ([]func(context.Context), chan struct{}, error) {
 	core, certificates := factory.Core().V1(), factory.Certificates().V1()
 	started := make(chan struct{})
 
@@ -185,7 +192,14 @@ func controllers(ctx context.Context, config Config, client kubernetes.Interface
 	}
 	requests := cleaner.NewCSRCleanerController(client.CertificatesV1().CertificateSigningRequests(), certificates.CertificateSigningRequests())
 
-	return []func(context.Context){
+	quotas, err := quota.NewController(ctx, quota.Config{
+		Client: client, Dynamic: anything, Quotas: factory, Objects: shared, Started: started, Resync: resync,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+
+	return append(quotas, []func(context.Context){
 		func(ctx context.Context) { collector.Run(ctx, collectorWorkers, kindsPeriod) },
 		func(ctx context.Context) { collector.Sync(ctx, kinds, kindsPeriod) },
 		func(ctx context.Context) { namespaces.Run(ctx, workers) },
@@ -193,5 +207,5 @@ func controllers(ctx context.Context, config Config, client kubernetes.Interface
 		func(ctx context.Context) { roots.Run(ctx, workers) },
 		func(ctx context.Context) { tokens.Run(ctx) },
 		func(ctx context.Context) { requests.Run(ctx, 1) },
-	}, started, nil
+	}...), started, nil
 }
