@@ -10,7 +10,7 @@ RUN make build runtime
 
 FROM scratch
 COPY --from=build /src/bin/dray /src/bin/dray-manager /src/bin/dray-scheduler /src/bin/dray-agent /src/bin/dray-dns /src/bin/dray-cni /usr/local/bin/
-COPY --from=build /src/bin/runtime/ /usr/local/bin/
+COPY --from=build /src/bin/runtime/containerd /src/bin/runtime/containerd-shim-runc-v2 /src/bin/runtime/runc /usr/local/bin/
 ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/dray"]
