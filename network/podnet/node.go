@@ -28,6 +28,7 @@ func (m *Manager) setupNode(_ context.Context) error {
 		m.routeRanges(),
 		m.routeServices(),
 		m.ensureTable(),
+		m.forgetResets(),
 		m.routePeers(),
 		m.sweepLinks(),
 	)
@@ -93,14 +94,23 @@ func (m *Manager) mtu() (int, error) {
 
 func (m *Manager) sysctlFile() string { return filepath.Join(m.cfg.StateDir, "uplink-sysctls.json") }
 
-// forwardUplink lets packets from the uplink through to the pods. What the sysctl was before is written
-// down first, for Cleanup.
+// forwardUplink lets packets from the uplink through to the pods.
 func (m *Manager) forwardUplink() error {
 	link, err := m.uplink()
 	if err != nil || link == nil {
 		return err
 	}
-	key := "ipv4/conf/" + link.Attrs().Name + "/forwarding"
+	return m.switchOn("ipv4/conf/" + link.Attrs().Name + "/forwarding")
+}
+
+// forgetResets makes the kernel forget a connection one second after the server has reset it, not ten. For
+// that long a new connection from the same port to the same service is sent where the old one went: a client
+// that makes some hundreds of connections a second uses each of its ports again within ten seconds, and the
+// pod may be gone by then. The table must be there, which brings the tracking of connections with it.
+func (m *Manager) forgetResets() error { return m.switchOn("netfilter/nf_conntrack_tcp_timeout_close") }
+
+// switchOn sets a sysctl of the node to 1. What it was before is written down first, for Cleanup.
+func (m *Manager) switchOn(key string) error {
 	return m.ns.Do(func() error {
 		value, err := kernel.ReadSysctl(key)
 		if err != nil || value == "1" {

@@ -3,11 +3,7 @@ package e2e_test
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -19,91 +15,15 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/test/cluster"
+	"drayage.dev/test/load"
 )
 
-// load asks a URL again and again from a pod's network namespace, over new connections and over kept ones,
-// and remembers what failed. A request is lost when its client sees an error, no answer in ten seconds or a
-// status that is not 200. What Go's client repeats by itself is not: a GET on a kept connection that the
-// server has closed while it was idle.
-type load struct {
-	stop  chan struct{}
-	done  sync.WaitGroup
-	sent  atomic.Int64
-	mu    sync.Mutex
-	lost  []string
-	phase string
-}
-
 const (
-	// workers of each kind, and how often each asks.
+	// workers of each kind, which ask fourteen times a second each.
 	workers = 24
-	pace    = 70 * time.Millisecond
 	// leastRate is what the load must come to for the proof to mean something, in requests a second.
 	leastRate = 500
 )
-
-func startLoad(from *cluster.Namespace, url string) *load {
-	l := &load{stop: make(chan struct{}), phase: "calm"}
-	for _, kept := range []bool{false, true} {
-		for range workers {
-			l.done.Go(func() { l.work(from, url, kept) })
-		}
-	}
-	return l
-}
-
-func (l *load) work(from *cluster.Namespace, url string, kept bool) {
-	transport := &http.Transport{DialContext: from.DialContext, DisableKeepAlives: !kept}
-	defer transport.CloseIdleConnections()
-	asking := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	ticker := time.NewTicker(pace)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-l.stop:
-			return
-		case <-ticker.C:
-		}
-		start := time.Now()
-		err := ask(asking, url)
-		l.sent.Add(1)
-		if err != nil {
-			l.mu.Lock()
-			l.lost = append(l.lost, fmt.Sprintf("%s while %s, kept connection: %t, after %s: %v",
-				start.Format("15:04:05.000"), l.phase, kept, time.Since(start).Round(time.Millisecond), err))
-			l.mu.Unlock()
-		}
-	}
-}
-
-func ask(asking *http.Client, url string) error {
-	response, err := asking.Get(url)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("the server answered %s", response.Status)
-	}
-	return nil
-}
-
-// now names what is going on, and reports the last phase's rate.
-func (l *load) now(phase string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.phase = phase
-	By(phase)
-}
-
-func (l *load) end() (lost []string) {
-	close(l.stop)
-	l.done.Wait()
-	return l.lost
-}
 
 const steady = `
 apiVersion: apps.drayage.dev/v1
@@ -168,28 +88,31 @@ var _ = Describe("requests under steady load", func() {
 		}
 
 		chronicle(ctx, many, namespace)
-		start := time.Now()
-		l := startLoad(from, "http://"+service.Spec.ClusterIP+"/")
+		l := load.Start(from.DialContext, "http://"+service.Spec.ClusterIP+"/", workers)
+		now := func(phase string) {
+			By(phase)
+			l.Now(phase)
+		}
 		for i := range 10 {
-			l.now(fmt.Sprintf("rolling update %d", i+1))
+			now(fmt.Sprintf("rolling update %d", i+1))
 			_, err := many.Dray(ctx, "rollout", "restart", "ddeploy/web", "-n", namespace)
 			Expect(err).NotTo(HaveOccurred())
 			available(ctx, many, namespace, "web")
 		}
 		for _, n := range []int{10, 2, 10} {
-			l.now(fmt.Sprintf("scaling to %d", n))
+			now(fmt.Sprintf("scaling to %d", n))
 			scale(n)
 		}
 		drained := many.Nodes[1]
-		l.now("draining " + drained.Name)
+		now("draining " + drained.Name)
 		drain(ctx, many, namespace, drained.Name)
-		l.now("deleting pods")
+		now("deleting pods")
 		for _, pod := range readyPods(ctx, many, namespace, webLabels, 10)[:3] {
 			Expect(many.Client.Delete(ctx, &pod)).To(Succeed())
 		}
 		readyPods(ctx, many, namespace, webLabels, 10)
 		for _, node := range many.Nodes {
-			l.now("restarting the agent of " + node.Name)
+			now("restarting the agent of " + node.Name)
 			Expect(node.Agent.Restart()).To(Succeed())
 			// The Node says Ready all the while: the agent is back when it serves logs.
 			for _, pod := range pods(ctx, many, namespace, webLabels) {
@@ -201,13 +124,12 @@ var _ = Describe("requests under steady load", func() {
 				}
 			}
 		}
-		l.now("scaling to 2 after all")
+		now("scaling to 2 after all")
 		scale(2)
-		lost := l.end()
-		rate := float64(l.sent.Load()) / time.Since(start).Seconds()
-		Expect(rate).To(BeNumerically(">=", leastRate), "requests a second")
-		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", l.sent.Load(), rate, len(lost)))
-		Expect(lost).To(BeEmpty(), "of %d requests", l.sent.Load())
+		result := l.End()
+		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", result.Sent, result.Rate, result.Lost))
+		Expect(result.Failures()).To(BeEmpty(), "of %d requests", result.Sent)
+		Expect(result.Rate).To(BeNumerically(">=", leastRate), "requests a second")
 	}, SpecTimeout(10*time.Minute))
 })
 

@@ -104,6 +104,14 @@ items:
 			{"apiVersion": "core.drayage.dev/v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}}]}`))
 	})
 
+	It("converts budgets, and says what is wrong with one", func() {
+		out, notes, err := dray("{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: web}, "+
+			"spec: {minAvailable: 1, maxUnavailable: 20%, selector: {matchLabels: {app: web}}}}", "-f", "-")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(out).To(ContainSubstring("apiVersion: policy.drayage.dev/v1"))
+		Expect(notes).To(And(ContainSubstring("will be refused"), ContainSubstring("minAvailable and maxUnavailable cannot be both set")))
+	})
+
 	It("doubles RBAC rules, for what Drayage has of them", func() {
 		out, notes, err := dray(`
 apiVersion: rbac.authorization.k8s.io/v1

@@ -1,0 +1,3 @@
+// Package load asks a URL steadily, over new connections and over kept ones, and counts what was lost. The
+// end-to-end specs and the comparison with upstream call it; it knows nothing of either.
+package load
