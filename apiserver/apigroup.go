@@ -78,6 +78,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 			&podrest.PortForwardREST{Store: pods, KubeletConn: nodes, Authorizer: config.Authorizer}},
 
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
+		nodesPath(subresourcesv1alpha1.CheckSubresource):      &checkREST{nodes: nodes},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount},
