@@ -29,7 +29,7 @@ const (
 type engine struct {
 	upstream    func(context.Context, framework.Framework, fwk.CycleState, *framework.QueuedPodInfo) (kubescheduler.ScheduleResult, error)
 	profiles    map[string]*profile
-	nominations interface{ pending() bool }
+	nominations *nominations
 	nodes       nodes
 	chooser     chooser
 	classes     map[string]*class
@@ -100,9 +100,6 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	if reason, ok := supported(pod); !ok {
 		return result, reason
 	}
-	if e.nominations.pending() {
-		return result, reasonNominated
-	}
 	list, err := f.SnapshotSharedLister().NodeInfos().List()
 	if err != nil || len(list) == 0 {
 		return result, reasonUnplaceable
@@ -127,7 +124,17 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	if c.uses > 1 && !c.plain && !c.groups.active {
 		c.groups.build(c)
 	}
-	node, feasible := e.chooser.choose(c)
+	var node int32
+	var feasible int
+	promised := e.nominations.promised(pod)
+	if len(promised) == 0 {
+		node, feasible = e.chooser.choose(c)
+	} else {
+		var ok bool
+		if node, feasible, ok = e.chooseBeside(ctx, c, promised, state, pod); !ok {
+			return result, reasonNominated
+		}
+	}
 	if feasible == 0 {
 		return result, reasonUnplaceable
 	}

@@ -32,6 +32,8 @@ type nodes struct {
 	byKind map[kindKey]*kind
 	kind   []*kind
 	place  []int32
+	// byName finds nodes; it is made when it is asked for.
+	byName map[string]int32
 	// made counts kinds, also those that are gone; it is the next one's number.
 	made int
 	// images counts the nodes that have an image.
@@ -122,6 +124,18 @@ func (n *nodes) readObject(i int, node *corev1.Node) {
 			return
 		}
 	}
+}
+
+// find returns the index of a node.
+func (n *nodes) find(name string) (node int32, ok bool) {
+	if n.byName == nil {
+		n.byName = make(map[string]int32, len(n.object))
+		for i, object := range n.object {
+			n.byName[object.Name] = int32(i)
+		}
+	}
+	node, ok = n.byName[name]
+	return node, ok
 }
 
 func (n *nodes) countImages(node *corev1.Node, change int) {

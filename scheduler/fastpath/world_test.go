@@ -10,7 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	fwk "k8s.io/kube-scheduler/framework"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
 )
 
 // world is a random cluster with templates of random pods.
@@ -19,6 +21,7 @@ type world struct {
 	random    *rand.Rand
 	nodes     []*corev1.Node
 	placed    []*corev1.Pod
+	promises  []*corev1.Pod // pods that nodes are promised to
 	templates []*corev1.Pod
 	rack      int
 	// uniform nodes are of one size, and many of them are alike; ownRacks gives each node a rack.
@@ -63,6 +66,10 @@ func newWorld(ctx context.Context, seed uint64) *world {
 			template.OwnerReferences = []metav1.OwnerReference{{
 				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: set.Name, UID: set.UID, Controller: &yes,
 			}}
+		}
+		if w.chance(30) {
+			priority := int32(10)
+			template.Spec.Priority = &priority
 		}
 		w.templates = append(w.templates, template)
 	}
@@ -194,6 +201,8 @@ func (w *world) change() {
 		if w.chance(30) {
 			w.addNode()
 		}
+	case 9:
+		w.promise()
 	case 8:
 		if w.chance(20) && len(w.nodes) > 2 {
 			i := w.random.IntN(len(w.nodes))
@@ -201,6 +210,26 @@ func (w *world) change() {
 			w.nodes = append(w.nodes[:i], w.nodes[i+1:]...)
 		}
 	}
+}
+
+// promise promises a node to a pod, or takes a promise back.
+func (w *world) promise() {
+	if len(w.promises) > 0 && w.chance(50) {
+		pod := w.promises[0]
+		w.promises = w.promises[1:]
+		w.scheduler.SchedulingQueue.DeleteNominatedPodIfExists(pod)
+		return
+	}
+	pod := w.stamp(w.randomPod())
+	priority := pick(w.random, int32(0), 5, 20)
+	pod.Spec.Priority = &priority
+	Expect(w.know(pod)).To(Succeed())
+	info, err := framework.NewPodInfo(pod)
+	Expect(err).NotTo(HaveOccurred())
+	w.scheduler.SchedulingQueue.AddNominatedPod(w.logger(), info, &fwk.NominatingInfo{
+		NominatingMode: fwk.ModeOverride, NominatedNodeName: w.nodes[w.random.IntN(len(w.nodes))].Name,
+	})
+	w.promises = append(w.promises, pod)
 }
 
 func (w *world) updatePod(change func(*corev1.Pod)) {
