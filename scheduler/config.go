@@ -20,7 +20,7 @@ type Config struct {
 	RESTConfig *rest.Config
 
 	// Configuration holds profiles, extenders, parallelism and backoffs. Nil means upstream's defaults with
-	// the profiles of profiles.yaml: upstream's default one, and "balanced" and "packed" beside it.
+	// the profiles of profiles.yaml: upstream's default one, and "prompt", "balanced" and "packed" beside it.
 	// Its leader election and client connection are the caller's business and not read here.
 	Configuration *schedulerconfig.KubeSchedulerConfiguration
 

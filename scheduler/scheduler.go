@@ -21,6 +21,7 @@ import (
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/scheduler/fastpath"
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // stopPatience bounds the wait for informers at the end.
@@ -52,7 +53,7 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 	if err != nil {
 		return nil, err
 	}
-	registry := frameworkruntime.Registry{}
+	registry := frameworkruntime.Registry{startup.Name: startup.New}
 	for _, option := range options {
 		if err := option(registry); err != nil {
 			return nil, fmt.Errorf("registering a plugin: %w", err)

@@ -11,6 +11,8 @@ import (
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/interpodaffinity"
+
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 const (
@@ -52,6 +54,7 @@ func Install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedul
 			continue
 		}
 		e.profiles[name] = p
+		e.nodes.countsStarting = e.nodes.countsStarting || p.weight.startup > 0
 	}
 	s.SchedulePod = e.schedulePod
 }
@@ -210,7 +213,7 @@ func (e *engine) classOf(ctx context.Context, p *profile, pod *corev1.Pod) (c *c
 		klog.FromContext(ctx).V(2).Info("Left a pod to upstream's plugins", "pod", klog.KObj(pod), "reason", err.Error())
 		return nil, reasonPlugin
 	}
-	c.images = imagesOf(pod)
+	c.images = startup.Images(pod)
 	e.classes[key] = c
 	e.touch(key)
 	for len(e.recent) > max(1, min(maxClasses, maxRows/len(e.nodes.list))) {

@@ -31,7 +31,7 @@ var _ = Describe("upstream's path", func() {
 		c, err = newCluster(ctx, true, changes...)
 		Expect(err).NotTo(HaveOccurred())
 		c.scheduler.Cache.AddNode(c.logger(), node("big", "8"))
-		c.scheduler.Cache.AddNode(c.logger(), node("small", "2"))
+		c.scheduler.Cache.AddNode(c.logger(), node("small", "1"))
 	}
 	// takes expects one decision to take a path.
 	takes := func(ctx context.Context, path, reason string, changes ...func(*corev1.Pod)) string {

@@ -13,6 +13,8 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // world is a random cluster with templates of random pods.
@@ -83,6 +85,10 @@ func newWorld(ctx context.Context, seed uint64) *world {
 
 // profileChange varies what a profile can vary on the fast path.
 func (w *world) profileChange(c *schedulerconfig.KubeSchedulerConfiguration) {
+	if w.chance(30) {
+		enabled := &c.Profiles[0].Plugins.MultiPoint.Enabled
+		*enabled = append(*enabled, schedulerconfig.Plugin{Name: startup.Name, Weight: 5})
+	}
 	for _, plugin := range c.Profiles[0].PluginConfig {
 		switch args := plugin.Args.(type) {
 		case *schedulerconfig.NodeResourcesFitArgs:
@@ -150,6 +156,9 @@ func (w *world) randomNode(name string) *corev1.Node {
 		}
 	}
 	node.Spec.Unschedulable = w.chance(5)
+	if w.chance(20) {
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: pick(r, corev1.ConditionTrue, corev1.ConditionFalse)}}
+	}
 	for _, key := range []string{"dedicated", "spot", "slow"} {
 		if w.chance(12) {
 			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{
@@ -179,6 +188,8 @@ func (w *world) change() {
 		}
 	case 2: // a pod starts to end
 		w.updatePod(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })
+	case 10: // a pod has started
+		w.updatePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning })
 	case 3: // a pod gets other labels
 		w.updatePod(func(p *corev1.Pod) { p.Labels["app"] = pick(w.random, "web", "cache") })
 	case 4: // a node changes, perhaps moves
