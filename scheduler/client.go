@@ -47,6 +47,7 @@ func (c podClient) Get(ctx context.Context, name string, _ metav1.GetOptions) (*
 }
 
 func (c podClient) Bind(ctx context.Context, binding *corev1.Binding, _ metav1.CreateOptions) error {
+	defer c.pods.pace.write()()
 	return c.pods.bind(ctx, binding)
 }
 
@@ -66,6 +67,7 @@ func (c podClient) Patch(
 // podWriter is the only writer of pods in this package.
 type podWriter struct {
 	core rest.Interface
+	pace *pace
 	// cached and nodes are set before the first write.
 	cached corelisters.PodLister
 	nodes  corelisters.NodeLister

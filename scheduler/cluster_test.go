@@ -35,6 +35,9 @@ func startScheduler(config scheduler.Config, options ...scheduler.Option) (stop 
 	if config.RESTConfig == nil {
 		config.RESTConfig = rest.CopyConfig(identity)
 	}
+	if config.AgentPatience == 0 {
+		config.AgentPatience = 100 * time.Millisecond // no agent is here
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s, err := scheduler.New(ctx, config, options...)

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 	"os"
+	"time"
 
 	"k8s.io/client-go/rest"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
@@ -19,9 +20,13 @@ type Config struct {
 	RESTConfig *rest.Config
 
 	// Configuration holds profiles, extenders, parallelism and backoffs. Nil means upstream's defaults with
-	// the profiles of profiles.yaml: upstream's default one, and "balanced" and "packed" beside it.
+	// the profiles of profiles.yaml: upstream's default one, and "prompt", "balanced" and "packed" beside it.
 	// Its leader election and client connection are the caller's business and not read here.
 	Configuration *schedulerconfig.KubeSchedulerConfiguration
+
+	// AgentPatience is how long the agent of a pod's node may take to report the pod as scheduled before the
+	// scheduler does. 10 seconds if zero.
+	AgentPatience time.Duration
 
 	// OneByOne turns the fast path off: upstream evaluates nodes for every pod anew.
 	OneByOne bool
@@ -76,6 +81,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.RESTConfig = rest.CopyConfig(c.RESTConfig)
 	if c.RESTConfig.QPS == 0 && c.RESTConfig.RateLimiter == nil {
 		c.RESTConfig.QPS = -1
+	}
+	if c.AgentPatience == 0 {
+		c.AgentPatience = defaultAgentPatience
 	}
 	if c.Configuration == nil {
 		configuration, err := decodeConfiguration(profiles, "profiles.yaml")

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,19 +16,27 @@ import (
 // scheduledWorkers is how many conditions are written at a time.
 const scheduledWorkers = 8
 
+// defaultAgentPatience is Config.AgentPatience where it is not set: agents write within a second, also busy ones.
+const defaultAgentPatience = 10 * time.Second
+
 // scheduled sets PodScheduled=True, and clears the nomination, on pods that have a node. It looks at
 // what is, not at what this process has bound, so that a crash between the two writes loses nothing and
 // pods that were created with a node have the condition as well.
+//
+// Like a kubelet, the agent of the pod's node sets the condition with its first report, which saves one write
+// per pod. So the condition's mere absence is left to the agent for a while. What says something wrong, a
+// refusal or a nomination, is corrected at once.
 type scheduled struct {
-	pods *podWriter
+	pods     *podWriter
+	patience time.Duration
 	// handles tells which scheduler names are this scheduler's.
 	handles func(schedulerName string) bool
 	queue   workqueue.TypedRateLimitingInterface[cache.ObjectName]
 }
 
-func newScheduled(pods *podWriter, handles func(string) bool) *scheduled {
+func newScheduled(pods *podWriter, handles func(string) bool, patience time.Duration) *scheduled {
 	return &scheduled{
-		pods: pods, handles: handles,
+		pods: pods, handles: handles, patience: patience,
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[cache.ObjectName]()),
 	}
 }
@@ -35,9 +44,16 @@ func newScheduled(pods *podWriter, handles func(string) bool) *scheduled {
 // handler feeds the queue from the pod informer.
 func (s *scheduled) handler() cache.ResourceEventHandler {
 	look := func(object any) {
-		if pod, ok := object.(*corev1.Pod); ok && s.lacking(pod) {
-			s.queue.Add(cache.MetaObjectToName(pod))
+		pod, ok := object.(*corev1.Pod)
+		if !ok || !s.lacking(pod) {
+			return
 		}
+		_, refusal := podutil.GetPodCondition(&pod.Status, corev1.PodScheduled)
+		if refusal != nil || pod.Status.NominatedNodeName != "" {
+			s.queue.Add(cache.MetaObjectToName(pod))
+			return
+		}
+		s.queue.AddAfter(cache.MetaObjectToName(pod), s.patience)
 	}
 	return cache.ResourceEventHandlerFuncs{AddFunc: look, UpdateFunc: func(_, object any) { look(object) }}
 }

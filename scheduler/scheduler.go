@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
@@ -21,6 +22,7 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	dpolicyv1 "drayage.dev/apis/policy/v1"
 	"drayage.dev/scheduler/fastpath"
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // stopPatience bounds the wait for informers at the end.
@@ -52,13 +54,17 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 	if err != nil {
 		return nil, err
 	}
-	registry := frameworkruntime.Registry{}
+	registry := frameworkruntime.Registry{startup.Name: startup.New}
 	for _, option := range options {
 		if err := option(registry); err != nil {
 			return nil, fmt.Errorf("registering a plugin: %w", err)
 		}
 	}
-	plain, err := kubernetes.NewForConfig(config.RESTConfig)
+	// What every API server has (events, namespaces) costs it half in its own encoding.
+	native := rest.CopyConfig(config.RESTConfig)
+	native.ContentType = runtime.ContentTypeProtobuf
+	native.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	plain, err := kubernetes.NewForConfig(native)
 	if err != nil {
 		return nil, fmt.Errorf("building a client: %w", err)
 	}
@@ -79,7 +85,7 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 		return nil, err
 	}
 
-	pods := &podWriter{core: core}
+	pods := &podWriter{core: core, pace: newPace(ctx)}
 	redirected := &client{plain, pods}
 	s := &Scheduler{
 		informers:   newInformers(redirected, core, apps, policy),
@@ -91,7 +97,8 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 	if err := s.host(ctx, redirected, config, registry); err != nil {
 		return nil, err
 	}
-	s.scheduled = newScheduled(pods, s.upstream.Profiles.HandlesSchedulerName)
+	s.upstream.NextPod = pods.pace.before(s.upstream.NextPod)
+	s.scheduled = newScheduled(pods, s.upstream.Profiles.HandlesSchedulerName, config.AgentPatience)
 	if _, err := s.informers.Core().V1().Pods().Informer().AddEventHandler(s.scheduled.handler()); err != nil {
 		return nil, fmt.Errorf("watching pods: %w", err)
 	}

@@ -13,9 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/util/workqueue"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -209,7 +211,7 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 // nil when there is nothing to change. It carries the resource version, since lists are replaced whole.
 func patchOf(base *dcorev1.Pod, desired corev1.PodStatus) ([]byte, error) {
 	merged := desired
-	merged.Conditions = merge(base.Status.Conditions, desired.Conditions)
+	merged.Conditions = withScheduled(merge(base.Status.Conditions, desired.Conditions))
 	// Fields of others.
 	merged.NominatedNodeName = base.Status.NominatedNodeName
 	merged.Resize, merged.EphemeralContainerStatuses = base.Status.Resize, base.Status.EphemeralContainerStatuses
@@ -238,6 +240,18 @@ func patchOf(base *dcorev1.Pod, desired corev1.PodStatus) ([]byte, error) {
 	}
 	fields["metadata"] = map[string]any{"uid": base.UID, "resourceVersion": base.ResourceVersion}
 	return json.Marshal(fields)
+}
+
+// withScheduled says that the pod has found a node, as a kubelet does: the scheduler leaves this write to the
+// agent's first report, which comes anyway.
+func withScheduled(conditions []corev1.PodCondition) []corev1.PodCondition {
+	_, known := podutil.GetPodConditionFromList(conditions, corev1.PodScheduled)
+	if known != nil && known.Status == corev1.ConditionTrue {
+		return conditions
+	}
+	return merge(conditions, []corev1.PodCondition{{
+		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now().Rfc3339Copy(),
+	}})
 }
 
 // merge keeps the conditions of others in their order and replaces ours.

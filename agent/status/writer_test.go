@@ -125,6 +125,13 @@ var _ = Describe("a writer", Ordered, func() {
 			HaveField("Conditions", ContainElements(HaveField("Type", corev1.PodScheduled), HaveField("Type", corev1.PodReady)))))
 	})
 
+	It("says that the pod has found a node, in the place of a scheduler that does not yet", func() {
+		writer.Observe(object)
+		writer.Set(object.UID, generate(upstream.Pod(object), nil, running("main"), nil))
+		Eventually(shown).Should(HaveField("Conditions", ContainElement(And(
+			HaveField("Type", corev1.PodScheduled), HaveField("Status", corev1.ConditionTrue)))))
+	})
+
 	It("says again what somebody else has changed", func(ctx SpecContext) {
 		found := &dcorev1.Pod{}
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(object), found)).To(Succeed())

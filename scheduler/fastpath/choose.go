@@ -101,6 +101,10 @@ type candidate struct {
 type chooser struct {
 	candidates []candidate
 	serial     int
+	// refused are nodes that are out of the question for this decision, whatever their rows say.
+	refused map[int32]bool
+	// normalised: the last decision's scores depend on which other nodes let the class in.
+	normalised bool
 }
 
 // choose returns a node of the highest score among those that let the class in, and how many do. feasible
@@ -128,6 +132,7 @@ func (ch *chooser) choose(c *class) (node int32, feasible int) {
 		minLike, maxLike = min(minLike, k.like), max(maxLike, k.like)
 	}
 
+	ch.normalised = maxTaints > 0 || maxPreference > 0 || len(c.soft) > 0 || maxLike > minLike
 	weight := &c.profile.weight
 	best, top := 0, int64(math.MinInt64)
 	for i := range ch.candidates {
@@ -162,39 +167,55 @@ func (ch *chooser) choose(c *class) (node int32, feasible int) {
 // collect notes the nodes that let the class in and returns their number.
 func (ch *chooser) collect(c *class) (feasible int) {
 	ch.candidates = ch.candidates[:0]
-	add := func(node, nodes int32) {
-		for _, r := range c.hard {
-			if !r.admits(node) {
-				return
-			}
-		}
-		if c.profile.affinityFilters && !c.affinity.admits(node) {
-			return
-		}
-		ch.candidates = append(ch.candidates, candidate{node: node, nodes: nodes})
-		feasible += int(nodes)
-	}
 	if c.plain {
 		for _, k := range c.nodes.kinds {
 			if c.kinds[k.number].ok {
-				ch.candidates = append(ch.candidates, candidate{node: k.nodes[len(k.nodes)-1], nodes: int32(len(k.nodes))})
-				feasible += len(k.nodes)
+				feasible += ch.add(k.nodes)
 			}
 		}
 		return feasible
 	}
+	admits := func(node int32) bool {
+		for _, r := range c.hard {
+			if !r.admits(node) {
+				return false
+			}
+		}
+		return !c.profile.affinityFilters || c.affinity.admits(node)
+	}
 	if c.groups.active {
 		for _, g := range c.groups.list {
-			add(g.nodes[len(g.nodes)-1], int32(len(g.nodes)))
+			if admits(g.nodes[0]) {
+				feasible += ch.add(g.nodes)
+			}
 		}
 		return feasible
 	}
 	for i := range c.rows {
-		if c.rows[i].ok {
-			add(int32(i), 1)
+		if node := int32(i); c.rows[i].ok && !ch.refused[node] && admits(node) {
+			ch.candidates = append(ch.candidates, candidate{node: node, nodes: 1})
+			feasible++
 		}
 	}
 	return feasible
+}
+
+// add notes nodes of equal standing, the last of them for all, and returns their number.
+func (ch *chooser) add(nodes []int32) int {
+	count, node := len(nodes), nodes[len(nodes)-1]
+	if len(ch.refused) > 0 {
+		count = 0
+		for _, n := range nodes {
+			if !ch.refused[n] {
+				count, node = count+1, n
+			}
+		}
+		if count == 0 {
+			return 0
+		}
+	}
+	ch.candidates = append(ch.candidates, candidate{node: node, nodes: int32(count)})
+	return count
 }
 
 // scoreSpread computes raw scores of soft spread rules; lower is better.

@@ -18,8 +18,10 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
 	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
+	frameworkruntime "k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 
 	"drayage.dev/scheduler/fastpath"
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // cluster is upstream's scheduler with its cache, without an API: pods and nodes come by calls.
@@ -47,7 +49,8 @@ func newCluster(ctx context.Context, fast bool, changes ...func(*schedulerconfig
 	ctx = klog.NewContext(ctx, klog.Logger{})
 	recorder := func(string) events.EventRecorderLogger { return &events.FakeRecorder{} }
 	c.scheduler, err = kubescheduler.New(ctx, client, c.informers, nil, recorder,
-		kubescheduler.WithProfiles(c.profile), kubescheduler.WithPercentageOfNodesToScore(configuration.PercentageOfNodesToScore))
+		kubescheduler.WithProfiles(c.profile), kubescheduler.WithPercentageOfNodesToScore(configuration.PercentageOfNodesToScore),
+		kubescheduler.WithFrameworkOutOfTreeRegistry(frameworkruntime.Registry{startup.Name: startup.New}))
 	if err != nil {
 		return nil, err
 	}

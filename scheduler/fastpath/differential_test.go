@@ -94,7 +94,7 @@ func (c *cluster) best(ctx context.Context, pod *corev1.Pod) map[string]int64 {
 		if !result.AllNodes() && !result.NodeNames.Has(node.Node().Name) {
 			continue
 		}
-		if c.framework.RunFilterPlugins(ctx, state, pod, node).IsSuccess() {
+		if c.framework.RunFilterPluginsWithNominatedPods(ctx, state, pod, node).IsSuccess() {
 			feasible = append(feasible, node)
 		}
 	}

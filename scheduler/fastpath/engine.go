@@ -11,6 +11,8 @@ import (
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/interpodaffinity"
+
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 const (
@@ -29,7 +31,7 @@ const (
 type engine struct {
 	upstream    func(context.Context, framework.Framework, fwk.CycleState, *framework.QueuedPodInfo) (kubescheduler.ScheduleResult, error)
 	profiles    map[string]*profile
-	nominations interface{ pending() bool }
+	nominations *nominations
 	nodes       nodes
 	chooser     chooser
 	classes     map[string]*class
@@ -52,6 +54,7 @@ func Install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedul
 			continue
 		}
 		e.profiles[name] = p
+		e.nodes.countsStarting = e.nodes.countsStarting || p.weight.startup > 0
 	}
 	s.SchedulePod = e.schedulePod
 }
@@ -100,9 +103,6 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	if reason, ok := supported(pod); !ok {
 		return result, reason
 	}
-	if e.nominations.pending() {
-		return result, reasonNominated
-	}
 	list, err := f.SnapshotSharedLister().NodeInfos().List()
 	if err != nil || len(list) == 0 {
 		return result, reasonUnplaceable
@@ -127,7 +127,17 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	if c.uses > 1 && !c.plain && !c.groups.active {
 		c.groups.build(c)
 	}
-	node, feasible := e.chooser.choose(c)
+	var node int32
+	var feasible int
+	promised := e.nominations.promised(pod)
+	if len(promised) == 0 {
+		node, feasible = e.chooser.choose(c)
+	} else {
+		var ok bool
+		if node, feasible, ok = e.chooseBeside(ctx, c, promised, state, pod); !ok {
+			return result, reasonNominated
+		}
+	}
 	if feasible == 0 {
 		return result, reasonUnplaceable
 	}
@@ -203,7 +213,7 @@ func (e *engine) classOf(ctx context.Context, p *profile, pod *corev1.Pod) (c *c
 		klog.FromContext(ctx).V(2).Info("Left a pod to upstream's plugins", "pod", klog.KObj(pod), "reason", err.Error())
 		return nil, reasonPlugin
 	}
-	c.images = imagesOf(pod)
+	c.images = startup.Images(pod)
 	e.classes[key] = c
 	e.touch(key)
 	for len(e.recent) > max(1, min(maxClasses, maxRows/len(e.nodes.list))) {

@@ -31,7 +31,7 @@ var _ = Describe("upstream's path", func() {
 		c, err = newCluster(ctx, true, changes...)
 		Expect(err).NotTo(HaveOccurred())
 		c.scheduler.Cache.AddNode(c.logger(), node("big", "8"))
-		c.scheduler.Cache.AddNode(c.logger(), node("small", "2"))
+		c.scheduler.Cache.AddNode(c.logger(), node("small", "1"))
 	}
 	// takes expects one decision to take a path.
 	takes := func(ctx context.Context, path, reason string, changes ...func(*corev1.Pod)) string {
@@ -61,14 +61,21 @@ var _ = Describe("upstream's path", func() {
 		})).To(Equal("big"))
 	})
 
-	It("is taken while a node is promised to a pod", func(ctx context.Context) {
+	It("judges a node that is promised to a pod, and no other", func(ctx context.Context) {
 		start(ctx)
+		priority := int32(5)
 		pod := c.stamp(benchPod())
 		pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("8")
+		pod.Spec.Priority = &priority
 		pod.Status.NominatedNodeName = "big"
 		Expect(c.know(pod)).To(Succeed())
 		c.scheduler.SchedulingQueue.Add(ctx, pod)
-		Expect(takes(ctx, "upstream", "nominated")).To(Equal("small"))
+		Expect(takes(ctx, "fast", "")).To(Equal("small"), "it yields")
+		Expect(takes(ctx, "fast", "", func(p *corev1.Pod) {
+			more := priority + 1
+			p.Spec.Priority = &more
+		})).To(Equal("big"), "it need not yield")
+		Expect(takes(ctx, "upstream", "nominated", func(p *corev1.Pod) { p.Status.NominatedNodeName = "big" })).To(Equal("small"))
 		c.scheduler.SchedulingQueue.DeleteNominatedPodIfExists(pod)
 		Expect(takes(ctx, "fast", "")).To(Equal("big"))
 	})

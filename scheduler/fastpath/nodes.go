@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // load is what a node has and what its pods take: millicores, bytes, pods.
@@ -15,6 +17,8 @@ type load struct {
 	usedCPU, usedMemory, usedStorage, held int64
 	// Upstream scores with defaults in place of missing requests.
 	scoredCPU, scoredMemory int64
+	// starting counts pods that have not started yet, where a profile asks for it.
+	starting int64
 }
 
 // nodes mirrors the snapshot in arrays. Its indexes are those of the snapshot's list.
@@ -32,8 +36,12 @@ type nodes struct {
 	byKind map[kindKey]*kind
 	kind   []*kind
 	place  []int32
+	// byName finds nodes; it is made when it is asked for.
+	byName map[string]int32
 	// made counts kinds, also those that are gone; it is the next one's number.
 	made int
+	// countsStarting: some profile asks how many pods are about to start.
+	countsStarting bool
 	// images counts the nodes that have an image.
 	images map[string]int
 	// topologies are the label keys that tallies ask for.
@@ -78,6 +86,7 @@ func (n *nodes) reset(list []fwk.NodeInfo) {
 		object: make([]*corev1.Node, len(list)), load: make([]load, len(list)), shape: make([]int32, len(list)),
 		shapes: map[string]int32{}, byKind: map[kindKey]*kind{}, kind: make([]*kind, len(list)), place: make([]int32, len(list)),
 		images: map[string]int{}, topologies: map[string]*topology{}, epoch: n.epoch + 1,
+		countsStarting: n.countsStarting,
 	}
 	for i := range list {
 		n.info[i] = list[i].(*framework.NodeInfo)
@@ -94,6 +103,9 @@ func (n *nodes) read(i int) {
 		usedCPU: info.Requested.MilliCPU, usedMemory: info.Requested.Memory,
 		usedStorage: info.Requested.EphemeralStorage, held: int64(len(info.Pods)),
 		scoredCPU: info.NonZeroRequested.MilliCPU, scoredMemory: info.NonZeroRequested.Memory,
+	}
+	if n.countsStarting {
+		n.load[i].starting = int64(startup.Queue(info.Pods))
 	}
 	if node := info.Node(); node != n.object[i] {
 		n.readObject(i, node)
@@ -122,6 +134,18 @@ func (n *nodes) readObject(i int, node *corev1.Node) {
 			return
 		}
 	}
+}
+
+// find returns the index of a node.
+func (n *nodes) find(name string) (node int32, ok bool) {
+	if n.byName == nil {
+		n.byName = make(map[string]int32, len(n.object))
+		for i, object := range n.object {
+			n.byName[object.Name] = int32(i)
+		}
+	}
+	node, ok = n.byName[name]
+	return node, ok
 }
 
 func (n *nodes) countImages(node *corev1.Node, change int) {
@@ -184,6 +208,7 @@ func shapeOf(node *corev1.Node) string {
 		key = strconv.AppendQuote(key, node.Labels[label])
 	}
 	key = strconv.AppendBool(append(key, '|'), node.Spec.Unschedulable)
+	key = strconv.AppendBool(append(key, '|'), startup.Ready(node))
 	for i := range node.Spec.Taints {
 		taint := &node.Spec.Taints[i]
 		key = strconv.AppendQuote(key, taint.Key)

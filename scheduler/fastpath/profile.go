@@ -3,7 +3,6 @@ package fastpath
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,11 +19,13 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/helper"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
+
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // weights are a profile's, by plugin; 0 where the plugin does not score.
 type weights struct {
-	taints, preference, spread, affinity, fit, balance, images int64
+	taints, preference, spread, affinity, fit, balance, images, startup int64
 }
 
 // profile is one of the scheduler's profiles, with instances of upstream's plugins of its own: a framework
@@ -62,7 +63,7 @@ type profile struct {
 }
 
 // shapely are the plugins whose filters look at nothing of a node but its shape.
-var shapely = sets.New(names.NodeUnschedulable, names.NodeName, names.TaintToleration, names.NodeAffinity, names.NodeDeclaredFeatures)
+var shapely = sets.New(names.NodeUnschedulable, names.NodeName, names.TaintToleration, names.NodeAffinity, names.NodeDeclaredFeatures, startup.Name)
 
 // idle are the plugins that have no say about the pods that supported lets pass.
 var idle = sets.New(names.VolumeRestrictions, names.NodeVolumeLimits, names.VolumeBinding, names.VolumeZone, names.DynamicResources)
@@ -99,6 +100,7 @@ func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeS
 	enabled := p.framework.ListPlugins()
 	instances := map[string]fwk.Plugin{}
 	registry := plugins.NewInTreeRegistry()
+	registry[startup.Name] = startup.New
 	for _, set := range []schedulerconfig.PluginSet{enabled.PreFilter, enabled.Filter, enabled.PreScore, enabled.Score} {
 		for _, e := range set.Enabled {
 			if instances[e.Name] != nil {
@@ -147,6 +149,8 @@ func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeS
 			p.weight.preference, p.preference = weight, instances[e.Name].(fwk.ScorePlugin)
 		case names.ImageLocality:
 			p.weight.images, p.images = weight, instances[e.Name].(fwk.ScorePlugin)
+		case startup.Name:
+			p.weight.startup = weight
 		case names.PodTopologySpread:
 			p.weight.spread = weight
 		case names.InterPodAffinity:
@@ -306,14 +310,23 @@ func (p *profile) loadScore(d *demand, l *load) (score int64) {
 	if p.weight.balance > 0 && (d.cpu != 0 || d.memory != 0) {
 		score += p.weight.balance * l.balance(d)
 	}
+	if p.weight.startup > 0 {
+		score += p.weight.startup * startup.QueueScore(int(l.starting))
+	}
 	return score
 }
 
 // imageScore is the weighted score of the class's images on a node.
 func (p *profile) imageScore(ctx context.Context, c *class, info *framework.NodeInfo) (int64, error) {
-	if p.images == nil || !slices.ContainsFunc(c.images, func(name string) bool { return info.ImageStates[name] != nil }) {
+	present := 0
+	for _, name := range c.images {
+		if info.ImageStates[name] != nil {
+			present++
+		}
+	}
+	if present == 0 {
 		return 0, nil
 	}
 	images, err := rawScore(ctx, p.images, c.state, c.pod, info)
-	return p.weight.images * int64(images), err
+	return p.weight.images*int64(images) + p.weight.startup*startup.ImageScore(present, len(c.images)), err
 }

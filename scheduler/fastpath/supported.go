@@ -1,8 +1,6 @@
 package fastpath
 
 import (
-	"strings"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -72,19 +70,4 @@ func selectsNamespaces(affinity *corev1.Affinity) bool {
 // all reports whether a selector is absent or selects everything.
 func all(selector *v1.LabelSelector) bool {
 	return selector == nil || len(selector.MatchLabels)+len(selector.MatchExpressions) == 0
-}
-
-// imagesOf returns the names under which nodes report a pod's images.
-func imagesOf(pod *corev1.Pod) []string {
-	var images []string
-	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range containers {
-			name := containers[i].Image
-			if strings.LastIndex(name, ":") <= strings.LastIndex(name, "/") {
-				name += ":latest"
-			}
-			images = append(images, name)
-		}
-	}
-	return images
 }

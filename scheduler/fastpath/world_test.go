@@ -10,7 +10,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	fwk "k8s.io/kube-scheduler/framework"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+
+	"drayage.dev/scheduler/plugins/startup"
 )
 
 // world is a random cluster with templates of random pods.
@@ -19,6 +23,7 @@ type world struct {
 	random    *rand.Rand
 	nodes     []*corev1.Node
 	placed    []*corev1.Pod
+	promises  []*corev1.Pod // pods that nodes are promised to
 	templates []*corev1.Pod
 	rack      int
 	// uniform nodes are of one size, and many of them are alike; ownRacks gives each node a rack.
@@ -64,6 +69,10 @@ func newWorld(ctx context.Context, seed uint64) *world {
 				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: set.Name, UID: set.UID, Controller: &yes,
 			}}
 		}
+		if w.chance(30) {
+			priority := int32(10)
+			template.Spec.Priority = &priority
+		}
 		w.templates = append(w.templates, template)
 	}
 	// Pods that are there already, of other kinds than those to come.
@@ -76,6 +85,10 @@ func newWorld(ctx context.Context, seed uint64) *world {
 
 // profileChange varies what a profile can vary on the fast path.
 func (w *world) profileChange(c *schedulerconfig.KubeSchedulerConfiguration) {
+	if w.chance(30) {
+		enabled := &c.Profiles[0].Plugins.MultiPoint.Enabled
+		*enabled = append(*enabled, schedulerconfig.Plugin{Name: startup.Name, Weight: 5})
+	}
 	for _, plugin := range c.Profiles[0].PluginConfig {
 		switch args := plugin.Args.(type) {
 		case *schedulerconfig.NodeResourcesFitArgs:
@@ -143,6 +156,9 @@ func (w *world) randomNode(name string) *corev1.Node {
 		}
 	}
 	node.Spec.Unschedulable = w.chance(5)
+	if w.chance(20) {
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: pick(r, corev1.ConditionTrue, corev1.ConditionFalse)}}
+	}
 	for _, key := range []string{"dedicated", "spot", "slow"} {
 		if w.chance(12) {
 			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{
@@ -172,6 +188,8 @@ func (w *world) change() {
 		}
 	case 2: // a pod starts to end
 		w.updatePod(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })
+	case 10: // a pod has started
+		w.updatePod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning })
 	case 3: // a pod gets other labels
 		w.updatePod(func(p *corev1.Pod) { p.Labels["app"] = pick(w.random, "web", "cache") })
 	case 4: // a node changes, perhaps moves
@@ -194,6 +212,8 @@ func (w *world) change() {
 		if w.chance(30) {
 			w.addNode()
 		}
+	case 9:
+		w.promise()
 	case 8:
 		if w.chance(20) && len(w.nodes) > 2 {
 			i := w.random.IntN(len(w.nodes))
@@ -201,6 +221,26 @@ func (w *world) change() {
 			w.nodes = append(w.nodes[:i], w.nodes[i+1:]...)
 		}
 	}
+}
+
+// promise promises a node to a pod, or takes a promise back.
+func (w *world) promise() {
+	if len(w.promises) > 0 && w.chance(50) {
+		pod := w.promises[0]
+		w.promises = w.promises[1:]
+		w.scheduler.SchedulingQueue.DeleteNominatedPodIfExists(pod)
+		return
+	}
+	pod := w.stamp(w.randomPod())
+	priority := pick(w.random, int32(0), 5, 20)
+	pod.Spec.Priority = &priority
+	Expect(w.know(pod)).To(Succeed())
+	info, err := framework.NewPodInfo(pod)
+	Expect(err).NotTo(HaveOccurred())
+	w.scheduler.SchedulingQueue.AddNominatedPod(w.logger(), info, &fwk.NominatingInfo{
+		NominatingMode: fwk.ModeOverride, NominatedNodeName: w.nodes[w.random.IntN(len(w.nodes))].Name,
+	})
+	w.promises = append(w.promises, pod)
 }
 
 func (w *world) updatePod(change func(*corev1.Pod)) {
