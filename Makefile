@@ -98,6 +98,13 @@ $(BIN)/ginkgo: tools/go.mod
 $(BIN)/golangci-lint: tools/lint/go.mod
 	cd tools/lint && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
+.PHONY: scan
+scan: $(BIN)/govulncheck $(BIN)/helm $(BIN)/helm4 ## Look for known vulnerabilities (GOVULNDB=... names another database) and at the chart.
+	@./test/scan.sh
+
+$(BIN)/govulncheck: tools/scan/go.mod
+	cd tools/scan && $(GO) build -o $@ golang.org/x/vuln/cmd/govulncheck
+
 # Without these Helm takes the cluster for one of 1.20 when it renders without one.
 HELM_LDFLAGS = -s -w -X helm.sh/helm/v$(1)/pkg/chart$(2).k8sVersionMajor=1 -X helm.sh/helm/v$(1)/pkg/chart$(2).k8sVersionMinor=$(word 2,$(K8S_PART))
 

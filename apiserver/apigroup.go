@@ -41,6 +41,9 @@ type Config struct {
 	// NodeServiceAccount is the user of the agents' service account where agents are pods of a cluster;
 	// which node's agent a caller is, its token says. Empty: nodes have client certificates only.
 	NodeServiceAccount string
+	// BindTokens has the tokens of pods end with them. The API server must know Drayage's pods for what a token is
+	// bound to as a v1 Pod, as the embedded one does.
+	BindTokens bool
 	// Replicas calls changed with how to reach each other replica of this API, by a name that stays that replica's,
 	// at once and whenever they change, until ctx ends. Nil where there are none.
 	Replicas func(ctx context.Context, changed func(map[string]*restclient.Config)) error
@@ -58,7 +61,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 	if err != nil {
 		return nil, fmt.Errorf("preparing connections to nodes: %w", err)
 	}
-	broker, err := podobjects.New(ctx, config.Client)
+	broker, err := podobjects.New(ctx, config.Client, config.BindTokens)
 	if err != nil {
 		return nil, err
 	}

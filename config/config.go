@@ -14,7 +14,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
-//go:embed crd/*.yaml rbac/*.yaml policies/*.yaml
+//go:embed crd/*.yaml rbac/*.yaml policies/*.yaml flowcontrol/*.yaml
 var files embed.FS
 
 // CRDs returns the custom resource definitions of every Drayage kind, in name order.
@@ -38,6 +38,9 @@ func RBAC() ([]*unstructured.Unstructured, error) { return objects("rbac") }
 // who may bind pods, and what a node's identity may write. They name the agents' service account as
 // AgentServiceAccount in the namespace drayage-system; who installs it elsewhere puts its name there.
 func Policies() ([]*unstructured.Unstructured, error) { return objects("policies") }
+
+// FlowControl returns the flow schemas of the embedded API server (config/flowcontrol), in document order.
+func FlowControl() ([]*unstructured.Unstructured, error) { return objects("flowcontrol") }
 
 // AgentServiceAccount is the user that the agents of an installation in the namespace drayage-system are. Which
 // node's agent it is, its token says.

@@ -48,6 +48,10 @@ type Config struct {
 	// ServingNames are further DNS names and addresses for the API server's certificate.
 	ServingNames []string
 
+	// AuditPolicyFile is an audit.k8s.io/v1 Policy that says what is written to server/audit/audit.log. Default: a
+	// built-in one, which leaves out what objects hold.
+	AuditPolicyFile string
+
 	// CRDs are the kinds to serve; they are established before the control plane is ready.
 	CRDs []*apiextensionsv1.CustomResourceDefinition
 	// Objects are applied before the control plane is ready, namespaces first.

@@ -177,6 +177,9 @@ func (r *runner) serverOptions(ctx context.Context) (options.CompletedOptions, e
 	opts.Authorization.Modes = []string{"RBAC"}
 
 	configureAdmission(opts, config.AdmissionPlugins)
+	if err := configureAudit(opts.Audit, config); err != nil {
+		return options.CompletedOptions{}, err
+	}
 
 	completed, err := opts.Complete(ctx, nil, nil)
 	if err != nil {

@@ -29,6 +29,8 @@ type Broker struct {
 	client  kubernetes.Interface
 	pods    rest.Interface
 	watches *watches
+	// bind says that tokens are bound to their pods.
+	bind bool
 
 	mu sync.Mutex
 	// streams ends the stream that each caller has; a caller has one at most.
@@ -39,8 +41,9 @@ type Broker struct {
 type caller struct{ user, node string }
 
 // New returns a broker that reads and mints with config, until ctx ends, whose identity must be allowed to list and
-// watch Pods, Secrets, ConfigMaps and ServiceAccounts and to create tokens in every namespace.
-func New(ctx context.Context, config *rest.Config) (*Broker, error) {
+// watch Pods, Secrets, ConfigMaps and ServiceAccounts and to create tokens in every namespace. With bind, tokens are bound
+// to their pods, which the API server must know for v1 Pods.
+func New(ctx context.Context, config *rest.Config, bind bool) (*Broker, error) {
 	config = rest.CopyConfig(config)
 	// One stream may start hundreds of watches at once, and what bounds them is the pods of a node.
 	config.QPS, config.RateLimiter = -1, nil
@@ -56,7 +59,7 @@ func New(ctx context.Context, config *rest.Config) (*Broker, error) {
 		return nil, fmt.Errorf("making the broker's client for pods: %w", err)
 	}
 	return &Broker{
-		client: client, pods: pods, watches: newWatches(ctx, client), streams: map[caller]*context.CancelFunc{},
+		client: client, pods: pods, bind: bind, watches: newWatches(ctx, client), streams: map[caller]*context.CancelFunc{},
 	}, nil
 }
 

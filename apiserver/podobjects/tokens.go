@@ -14,9 +14,9 @@ import (
 	"drayage.dev/internal/upstream"
 )
 
-// maxTokenSeconds bounds a token's life. Upstream binds a pod's token to the Pod, so that it dies with
-// it; the API server can bind to its own core Pods only, which ours are not. A short life takes the
-// binding's place: what a stolen token opens, it opens for an hour.
+// maxTokenSeconds bounds a token's life. Upstream binds a pod's token to the Pod, so that it dies with it. So do we
+// where the API server knows our pods for what tokens can be bound to, as the embedded one does; a cluster's binds to
+// core Pods only. There a short life takes the binding's place: what a stolen token opens, it opens for an hour.
 const maxTokenSeconds int64 = 3600
 
 // Token mints a token of the service account of a pod that is bound to node. The pod is read from the
@@ -42,6 +42,9 @@ func (b *Broker) Token(ctx context.Context, node string, request *subresourcesv1
 	}}
 	if seconds := request.Spec.ExpirationSeconds; seconds != nil && *seconds < maxTokenSeconds {
 		token.Spec.ExpirationSeconds = seconds
+	}
+	if b.bind {
+		token.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
 	}
 	return b.client.CoreV1().ServiceAccounts(pod.Namespace).
 		CreateToken(ctx, accountOf(upstream.Pod(pod)), token, metav1.CreateOptions{})

@@ -189,7 +189,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if c.Client, err = client.NewWithWatch(c.Config, client.Options{Scheme: scheme.New()}); err != nil {
 		return err
 	}
-	c.Manager = c.process("manager", c.server, append([]string{"dray-manager", "--kubeconfig", kubeconfig("manager")}, c.options.ManagerArgs...)...)
+	c.Manager = c.process("manager", c.server, append([]string{"dray-manager", "--kubeconfig", kubeconfig("manager"), "--metrics-bind-address=127.0.0.1:8080", "--health-bind-address=127.0.0.1:8081"}, c.options.ManagerArgs...)...)
 	c.Scheduler = c.process("scheduler", c.server, append([]string{"dray-scheduler", "--kubeconfig", kubeconfig("scheduler")}, c.options.SchedulerArgs...)...)
 	if err := errors.Join(c.Manager.Start(), c.Scheduler.Start()); err != nil {
 		return err
@@ -248,6 +248,11 @@ func (c *Cluster) Kubeconfig() string {
 func (c *Cluster) Dray(ctx context.Context, args ...string) (string, error) {
 	argv := append([]string{"nsenter", "--net=" + c.server.Path(), "env", "KUBECONFIG=" + c.Kubeconfig(), Binary("dray")}, args...)
 	return run(ctx, argv...)
+}
+
+// ServerHTTPClient returns a client that dials from where the control plane's processes run.
+func (c *Cluster) ServerHTTPClient() *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: c.server.DialContext, DisableKeepAlives: true}}
 }
 
 // Kubectl runs the embedded kubectl against the cluster.

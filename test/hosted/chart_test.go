@@ -4,8 +4,6 @@ package hosted_test
 
 import (
 	"context"
-	"errors"
-	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,12 +16,9 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"drayage.dev/test/cluster"
+	"drayage.dev/test/schema"
 )
 
 var _ = Describe("the chart", func() {
@@ -49,7 +44,8 @@ var _ = Describe("the chart", func() {
 	DescribeTable("renders objects that the API server knows, field for field", func(ctx SpecContext, check func([]runtime.Object), args ...string) {
 		out, err := helm(ctx, "helm", append([]string{"template", "drayage", chart, "--namespace", namespace}, args...)...)
 		Expect(err).NotTo(HaveOccurred(), out)
-		objects := decodeStrictly(out)
+		objects, err := schema.Decode(out)
+		Expect(err).NotTo(HaveOccurred())
 		Expect(objects).NotTo(BeEmpty())
 		check(objects)
 	},
@@ -96,46 +92,4 @@ func crds(objects []runtime.Object) (found []*apiextensionsv1.CustomResourceDefi
 		}
 	}
 	return found
-}
-
-// decodeStrictly decodes a stream of YAML documents into upstream's types; an unknown field fails. The one
-// kind that is not upstream's stays as it is.
-func decodeStrictly(stream string) (objects []runtime.Object) {
-	GinkgoHelper()
-	known := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, apiextensionsv1.AddToScheme, apiregistrationv1.AddToScheme} {
-		Expect(add(known)).To(Succeed())
-	}
-	decoder := serializer.NewCodecFactory(known, serializer.EnableStrict).UniversalDeserializer()
-	reader := utilyaml.NewDocumentDecoder(io.NopCloser(strings.NewReader(stream)))
-	buffer := make([]byte, 1<<20)
-	for {
-		n, err := reader.Read(buffer)
-		if errors.Is(err, io.EOF) {
-			return objects
-		}
-		Expect(err).NotTo(HaveOccurred())
-		document := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(string(buffer[:n])), "---"))
-		if onlyComments(document) {
-			continue
-		}
-		object, _, err := decoder.Decode([]byte(document), nil, nil)
-		if runtime.IsNotRegisteredError(err) {
-			other := &unstructured.Unstructured{}
-			Expect(utilyaml.Unmarshal([]byte(document), &other.Object)).To(Succeed())
-			objects = append(objects, other)
-			continue
-		}
-		Expect(err).NotTo(HaveOccurred(), document)
-		objects = append(objects, object)
-	}
-}
-
-func onlyComments(document string) bool {
-	for _, line := range strings.Split(document, "\n") {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			return false
-		}
-	}
-	return true
 }

@@ -66,7 +66,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	cp.Objects = append(roles, policies...)
+	flows, err := config.FlowControl()
+	if err != nil {
+		return err
+	}
+	cp.Objects = slices.Concat(roles, policies, flows)
 	cp.AdmissionPlugins = append(slices.Clone(cp.AdmissionPlugins), controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin})
 	cp.APIGroups = append(slices.Clone(cp.APIGroups), subresources(cp.Agents))
 
@@ -95,6 +99,7 @@ func subresources(agents string) controlplane.APIGroup {
 			config := apiserver.Config{
 				Client: deps.Loopback, Authorizer: deps.Authorizer,
 				CAFile: deps.CAFile, ClientCertFile: deps.ClientCertFile, ClientKeyFile: deps.ClientKeyFile, NodeServiceAccount: agents,
+				BindTokens: true,
 			}
 			if deps.Shared {
 				config.ReplicaUser = managerUser

@@ -127,7 +127,10 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil
 	}
 	base := node.DeepCopy()
-	silence := r.heartbeats.silence(node.Name)
+	silence, err := r.silence(ctx, node)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
 	if silence <= 0 {
 		markUnknown(&node.Status, r.clock.Now())
 	}
@@ -156,6 +159,24 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: soonest(silence, leaving, throttled)}, nil
+}
+
+// silence returns how long a node may stay silent from now on. Before it says that a node is gone, it asks the API
+// itself: after an outage the watch of Leases may come back later than the nodes.
+func (r *reconciler) silence(ctx context.Context, node *dcorev1.Node) (time.Duration, error) {
+	left := r.heartbeats.silence(node.Name)
+	if left > 0 || readiness(&node.Status) == corev1.ConditionUnknown {
+		return left, nil
+	}
+	lease := &coordinationv1.Lease{}
+	err := r.live.Get(ctx, client.ObjectKey{Namespace: dcorev1.NodeLeaseNamespace, Name: node.Name}, lease)
+	if client.IgnoreNotFound(err) != nil {
+		return 0, fmt.Errorf("reading the lease of Node %s: %w", node.Name, err)
+	}
+	if err == nil && lease.Spec.RenewTime != nil {
+		r.heartbeats.observe(node.Name, lease.Spec.RenewTime.Time)
+	}
+	return r.heartbeats.silence(node.Name), nil
 }
 
 // taint sets the taints that follow from the node's conditions. It returns when to look again at a node

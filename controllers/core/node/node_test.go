@@ -10,6 +10,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,8 +20,10 @@ import (
 	"k8s.io/kubernetes/pkg/controller/tainteviction"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
+	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/internal/scheme"
 	"drayage.dev/internal/upstream"
 )
 
@@ -83,6 +86,26 @@ var _ = Describe("heartbeats", func() {
 		clock.SetTime(clock.Now().Add(9 * time.Second))
 		beats.reached()
 		Expect(beats.silence("a")).To(Equal(31 * time.Second))
+	})
+})
+
+var _ = Describe("a node that seems gone", func() {
+	It("is asked for at the API itself, whose watch may be behind", func(ctx context.Context) {
+		clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: dcorev1.NodeLeaseNamespace, Name: "a"}}
+		lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(clock.Now()))
+		api := ctrlfake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(lease).Build()
+		r := &reconciler{live: api, heartbeats: newHeartbeats(clock, grace)}
+		r.heartbeats.observe("a", clock.Now())
+		for range 9 {
+			clock.SetTime(clock.Now().Add(5 * time.Second))
+			r.heartbeats.reached()
+		}
+		node := &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+		Expect(r.silence(ctx, node)).To(BeNumerically("<=", 0), "it has not renewed")
+		lease.Spec.RenewTime = ptr.To(metav1.NewMicroTime(clock.Now()))
+		Expect(api.Update(ctx, lease)).To(Succeed())
+		Expect(r.silence(ctx, node)).To(Equal(grace), "it has, and nobody told us")
 	})
 })
 
