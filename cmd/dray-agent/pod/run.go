@@ -84,6 +84,7 @@ func Run(ctx context.Context, config Config) error {
 	}
 	arguments := []string{
 		"--kubeconfig", identity.kubeconfig(), "--data-dir", config.DataDir, "--run-dir", config.RunDir, "--bin-dir", bin,
+		"--in-cluster",
 	}
 	if config.ClientCAFile != "" {
 		arguments = append(arguments, "--request-serving-certificate", "--client-ca-file", identity.clientCAFile())
