@@ -69,6 +69,9 @@ type Config struct {
 	// InCluster says that the machine is a node of another cluster, too: what that has on it, its addresses and
 	// routes, must not overlap with PodCIDR and ServiceCIDR.
 	InCluster bool
+	// HostDNS are the addresses of the name servers of that cluster, with commas: they are asked for every name
+	// that is not Drayage's, in ClusterDomain too. Without any, those of ResolvConf are, and not in ClusterDomain.
+	HostDNS string
 
 	// Containerd is the runtime's binary, looked up in PATH when empty. SandboxImage is the image of
 	// sandboxes; the built-in one when empty.
@@ -131,6 +134,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "addresses of the cluster's pods")
 	flags.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "addresses of the cluster's services")
 	flags.BoolVar(&c.InCluster, "in-cluster", c.InCluster, "this machine is a node of another cluster, whose addresses and routes must not overlap with --pod-cidr and --service-cidr")
+	flags.StringVar(&c.HostDNS, "host-dns", c.HostDNS, "name servers of the cluster that this machine is a node of, for names that are not Drayage's; those of --resolv-conf when empty")
 	flags.StringVar(&c.Containerd, "containerd", c.Containerd, "containerd's binary; looked up in PATH when empty")
 	flags.StringVar(&c.SandboxImage, "sandbox-image", c.SandboxImage, "image of pod sandboxes; the built-in one when empty")
 	flags.StringVar(&c.BinDir, "bin-dir", c.BinDir, "directory of dray-cni and dray-dns; that of this program, else PATH, when empty")
@@ -225,6 +229,11 @@ func (c Config) resolve() (*resolved, error) {
 	for _, text := range c.StubDomains {
 		if _, err := dns.ParseStub(text); err != nil {
 			return nil, fmt.Errorf("--stub-domain: %w", err)
+		}
+	}
+	for text := range strings.SplitSeq(c.HostDNS, ",") {
+		if text != "" && net.ParseIP(text) == nil {
+			return nil, fmt.Errorf("--host-dns %q is no address", text)
 		}
 	}
 	if r.plugin, err = c.find(cni.Plugin); err != nil {

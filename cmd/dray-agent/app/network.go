@@ -95,6 +95,9 @@ func (a *agent) dnsCommand() []string {
 			command = append(command, "--client-ca-file", a.ClientCAFile)
 		}
 	}
+	if a.HostDNS != "" {
+		command = append(command, "--upstreams", a.HostDNS, "--shared-domain")
+	}
 	return append(command, a.DNSArguments...)
 }
 

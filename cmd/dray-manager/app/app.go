@@ -90,6 +90,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if cfg.Cluster.serves() {
+		cfg.Controllers.Hosted = true
 		client, err := kubernetes.NewForConfig(restConfig)
 		if err != nil {
 			return err
