@@ -33,6 +33,8 @@ type Config struct {
 	// NodeQuarantine is how long a node must be missing before the pods that are bound to it are
 	// collected; zero means 40 seconds.
 	NodeQuarantine time.Duration
+	// Hosted says that the API server is a cluster's that has Services of its own.
+	Hosted bool
 }
 
 // Add adds every controller to mgr. It is to be called once, before mgr starts.
@@ -54,6 +56,7 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 			return core.Add(mgr, core.Config{
 				ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR, NodeCIDRBits: cfg.NodeCIDRBits,
 				NodeGrace: cfg.NodeGrace, NodeQuarantine: cfg.NodeQuarantine,
+				Hosted: cfg.Hosted,
 			})
 		},
 	} {

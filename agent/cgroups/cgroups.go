@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,32 +37,38 @@ func Open(root string) (*Tree, error) {
 		return nil, err
 	}
 	defer file.Close()
-	tree := &Tree{root: root, hierarchies: map[string]string{}}
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		before, after, found := strings.Cut(lines.Text(), " - ")
-		fields, kind := strings.Fields(before), strings.Fields(after)
-		if !found || len(fields) < 5 || len(kind) < 3 {
-			continue
-		}
-		switch point := fields[4]; kind[0] {
-		case "cgroup2":
-			if _, known := tree.hierarchies[""]; !known {
-				tree.hierarchies[""] = point
-			}
-		case "cgroup":
-			for option := range strings.SplitSeq(kind[2], ",") {
-				if controllers[option] || strings.HasPrefix(option, "name=") {
-					tree.hierarchies[option] = point
-				}
-			}
-		}
-	}
+	tree := &Tree{root: root, hierarchies: hierarchies(file)}
 	if len(tree.hierarchies) == 0 {
 		return nil, errors.New("no cgroup hierarchy is mounted; mount one at /sys/fs/cgroup")
 	}
 	_, memory := tree.hierarchies["memory"]
 	tree.unified = !memory
 	return tree, nil
+}
+
+// hierarchies reads the mount points by controller from a mountinfo file.
+func hierarchies(mountinfo io.Reader) map[string]string {
+	found := map[string]string{}
+	for lines := bufio.NewScanner(mountinfo); lines.Scan(); {
+		before, after, complete := strings.Cut(lines.Text(), " - ")
+		fields, kind := strings.Fields(before), strings.Fields(after)
+		if !complete || len(fields) < 5 || len(kind) < 3 {
+			continue
+		}
+		switch point := fields[4]; kind[0] {
+		case "cgroup2":
+			if _, known := found[""]; !known {
+				found[""] = point
+			}
+		case "cgroup":
+			for option := range strings.SplitSeq(kind[2], ",") {
+				if controllers[option] || strings.HasPrefix(option, "name=") {
+					found[option] = point
+				}
+			}
+		}
+	}
+	return found
 }
 
 // controllers are the version 1 controllers, as mount options name them.
@@ -119,14 +126,21 @@ func (t *Tree) Create(path string) error {
 	return nil
 }
 
-// delegate enables for the children of a version 2 group every controller that it has itself. A
-// controller that cannot be enabled is missed when a limit is set, by name.
+// delegated are the version 2 controllers that limits and accounting of pods need. No more than these are switched
+// on in groups that are not Drayage's, where they stay.
+var delegated = []string{"cpu", "cpuset", "io", "memory", "pids"}
+
+// delegate enables those of them for the children of a version 2 group that it has itself. A controller that
+// cannot be enabled is missed when a limit is set, by name.
 func delegate(dir string) {
 	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return
 	}
 	for controller := range strings.FieldsSeq(string(available)) {
+		if !slices.Contains(delegated, controller) {
+			continue
+		}
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 	}
 }

@@ -35,6 +35,9 @@ type Config struct {
 	Network []byte
 	// RegistryDir holds hosts.toml files by registry (containerd's certs.d).
 	RegistryDir string
+	// MachineRegistryDir is the same of the machine's administrator, which holds for registries that
+	// RegistryDir does not have; empty means none. It is looked at when the daemon's configuration is written.
+	MachineRegistryDir string
 	// Snapshotter is overlayfs when empty, or native where the kernel has no overlay filesystem.
 	Snapshotter string
 	// Cgroups and Cgroup are the tree and the path in it that the daemon and its shims live in; with
@@ -160,6 +163,7 @@ func (c Config) write() error {
 		}
 	}
 	return errors.Join(
+		linkRegistries(c.RegistryDir, c.MachineRegistryDir),
 		replaceFile(c.configFile(), text.Bytes()),
 		replaceFile(filepath.Join(c.cniDir(), "10-drayage.conflist"), c.Network),
 	)

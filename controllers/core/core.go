@@ -12,6 +12,7 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/controllers/core/claims"
 	"drayage.dev/controllers/core/endpointslice"
+	"drayage.dev/controllers/core/hostservice"
 	"drayage.dev/controllers/core/node"
 	"drayage.dev/controllers/core/pod"
 	"drayage.dev/controllers/core/podindex"
@@ -32,6 +33,8 @@ type Config struct {
 	// NodeQuarantine is how long a node must be missing before the pods that are bound to it are
 	// collected; zero means 40 seconds.
 	NodeQuarantine time.Duration
+	// Hosted says that the API server is a cluster's that has Services of its own.
+	Hosted bool
 }
 
 // Add adds the controllers of the core group to mgr, with the cache indexes that they share. It is to be
@@ -43,6 +46,12 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 		func() error { return podindex.Add(ctx, indexer) },
 		func() error { return claims.AddSweeper(mgr) },
 		func() error { return service.Add(mgr, service.Config{ServiceCIDR: cfg.ServiceCIDR}) },
+		func() error {
+			if !cfg.Hosted {
+				return nil
+			}
+			return hostservice.Add(mgr)
+		},
 		func() error { return endpointslice.Add(mgr) },
 		func() error { return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, NodeCIDRBits: cfg.NodeCIDRBits, Grace: cfg.NodeGrace}) },
 		func() error { return pod.Add(mgr, pod.Config{Quarantine: cfg.NodeQuarantine}) },

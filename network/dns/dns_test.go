@@ -66,6 +66,10 @@ func (o *outside) ServeDNS(w miekg.ResponseWriter, request *miekg.Msg) {
 		add("example.com. 300 IN A 203.0.113.9")
 	case name == "host.corp.test.":
 		add("host.corp.test. 60 IN A 10.9.9.9")
+	case name == "web.host.svc.cluster.local." && request.Question[0].Qtype == miekg.TypeA:
+		add(name + " 5 IN A 10.200.0.7")
+	case strings.HasSuffix(name, "user-service.shop.svc.cluster.local.") || name == "db-9.db.shop.svc.cluster.local.":
+		add(name + " 5 IN A 10.200.0.8")
 	case name == "large.example." && udp:
 		reply.Truncated = true
 	case name == "large.example.":
@@ -315,6 +319,29 @@ var _ = Describe("dray-dns", Ordered, func() {
 		late := upstream.FromService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "late"}})
 		Expect(api.Delete(ctx, late)).To(Succeed())
 		Eventually(func() int { return ask("late.shop.svc.cluster.local.", miekg.TypeA).Rcode }).Should(Equal(miekg.RcodeNameError))
+	})
+
+	It("asks the host cluster's servers for names of the domain that it does not have, when they are shared", func() {
+		const theirs = "web.host.svc.cluster.local."
+		Expect(ask(theirs, miekg.TypeA).Rcode).To(Equal(miekg.RcodeNameError), "the domain is its own")
+		stop()
+		cfg.Shared = true
+		start()
+		Eventually(answers(theirs, miekg.TypeA)).Should(Equal([]string{"10.200.0.7"}))
+		Expect(ask(theirs, miekg.TypeA).Authoritative).To(BeFalse())
+		Expect(ask("nowhere.host.svc.cluster.local.", miekg.TypeA).Rcode).To(Equal(miekg.RcodeNameError))
+
+		By("having the last word about names that both have")
+		Expect(answers("user-service.shop.svc.cluster.local.", miekg.TypeA)()).To(Equal([]string{"10.96.0.20"}))
+		Expect(ask("user-service.shop.svc.cluster.local.", miekg.TypeAAAA).Answer).To(BeEmpty())
+		Expect(ask("db-9.db.shop.svc.cluster.local.", miekg.TypeA).Rcode).To(Equal(miekg.RcodeNameError))
+		service("to-host", func(s *corev1.ServiceSpec) {
+			s.Type, s.ExternalName = corev1.ServiceTypeExternalName, "web.host.svc.cluster.local"
+		})
+		Eventually(answers("to-host.shop.svc.cluster.local.", miekg.TypeA)).Should(Equal([]string{"10.200.0.7", "web.host.svc.cluster.local."}))
+		stop()
+		cfg.Shared = false
+		start()
 	})
 
 	It("starts from its snapshot while the API is away, and knows nothing without one", func() {

@@ -48,6 +48,10 @@ type Config struct {
 	ResolvConf string
 	// Stubs are domains that other servers answer for.
 	Stubs []Stub
+	// Shared says that the other name servers have names in Domain, too, as those of a cluster have that
+	// Drayage is installed in: they are asked for what Drayage does not have. Of a name that both have,
+	// Drayage's is the answer.
+	Shared bool
 	// SnapshotFile keeps what the API said last, for a start while the API is away; empty means none.
 	SnapshotFile string
 	// TTL is the records' time to live, in whole seconds; 0 means five seconds.
@@ -142,6 +146,7 @@ func follow(ctx context.Context, cfg Config, store *Store) error {
 // handler answers questions.
 type handler struct {
 	zone     *Zone
+	shared   bool
 	forward  *forwarder
 	requests chan struct{}
 	port     int
@@ -161,7 +166,7 @@ func newHandler(cfg Config, store *Store, listen string) *handler {
 		Domain: cfg.Domain, Address: cfg.Address, Ranges: cfg.Ranges, TTL: uint32(cfg.TTL / time.Second), Store: store,
 	}
 	return &handler{
-		zone: zone, forward: newForwarder(stubServers(cfg.Stubs, servers)), requests: make(chan struct{}, maxRequests), port: int(cfg.Port),
+		zone: zone, shared: cfg.Shared, forward: newForwarder(stubServers(cfg.Stubs, servers)), requests: make(chan struct{}, maxRequests), port: int(cfg.Port),
 	}
 }
 
@@ -234,6 +239,10 @@ func (h *handler) answer(reply *dns.Msg, q question) {
 		r := h.zone.lookup(name, q.kind)
 		reply.Answer, reply.Extra = append(reply.Answer, r.answer...), append(reply.Extra, r.extra...)
 		switch {
+		case h.shared && !r.exists && !r.ours && dns.IsSubDomain(h.zone.Domain+".", name):
+			reply.Authoritative = false
+			h.merge(reply, h.forward.ask(context.Background(), question{name: name, kind: q.kind, secure: q.secure}))
+			return
 		case r.external == "" || q.kind == dns.TypeCNAME:
 			h.conclude(reply, name, r)
 			return

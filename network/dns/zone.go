@@ -31,6 +31,8 @@ type result struct {
 	answer, extra []dns.RR
 	// exists is false where there is no record of any type at the name or below it.
 	exists bool
+	// ours says that the name is a service's or below one, whether it exists or not.
+	ours bool
 	// external is where an external name leads: the asker has to follow it.
 	external string
 }
@@ -170,6 +172,13 @@ func (z *Zone) service(name string, labels []string, kind uint16) result {
 	}
 	base := strings.Join([]string{key.Name, key.Namespace, "svc", z.Domain, ""}, ".")
 	inner := labels[:last-1]
+	r := z.known(name, base, key, service, inner, kind)
+	r.ours = true
+	return r
+}
+
+// known answers names of a service and below it; inner are the labels in front of the service's name.
+func (z *Zone) known(name, base string, key types.NamespacedName, service *corev1.Service, inner []string, kind uint16) result {
 	if service.Spec.Type == corev1.ServiceTypeExternalName {
 		if len(inner) > 0 {
 			return result{}

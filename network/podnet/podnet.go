@@ -40,6 +40,9 @@ type Config struct {
 	// has a better route, and traffic between pods and to services is not masqueraded.
 	PodRanges     []netip.Prefix
 	ServiceRanges []netip.Prefix
+	// Shared says that the pods of another network live on the node, too. The other nodes know no way back
+	// to those, so what they send to pods there leaves with the node's address.
+	Shared bool
 	// MTU is the pods' links', in bytes; 0 means the uplink's.
 	MTU int
 	// NetNS is the path of the node's network namespace; empty means the process's.

@@ -14,7 +14,8 @@ import (
 const nodesSet = "nodes"
 
 // ensureTable holds the table "drayage-podnet" (IPv4): pods' packets to the outside leave with the
-// node's address, those to pods, services and nodes with the pod's own, and the node's own packets to a service address that no service claims are refused.
+// node's address, those to pods, services and nodes with the pod's own; so do those of another network's pods to
+// pods of other nodes; and the node's own packets to a service address that no service claims are refused.
 func (m *Manager) ensureTable() error {
 	table := &nftables.Table{Name: kernel.PodNetTable, Family: nftables.TableFamilyIPv4}
 	accept := nftables.ChainPolicyAccept
@@ -40,6 +41,11 @@ func (m *Manager) ensureTable() error {
 			&expr.Lookup{SourceRegister: 1, SetName: nodesSet, Invert: true}, &expr.Masq{})
 		ruleset.Rules = append(ruleset.Rules, &nftables.Rule{Table: table, Chain: postrouting, Exprs: match})
 	}
+	if m.cfg.Shared && len(only4(m.cidrs)) > 0 {
+		for _, prefix := range only4(m.cfg.PodRanges) {
+			ruleset.Rules = append(ruleset.Rules, &nftables.Rule{Table: table, Chain: postrouting, Exprs: m.foreign(prefix)})
+		}
+	}
 	for _, prefix := range only4(m.cfg.ServiceRanges) {
 		// A reset reaches the connecting process at once; an ICMP error would find its socket busy
 		// and be heard at the first retransmission only.
@@ -52,6 +58,24 @@ func (m *Manager) ensureTable() error {
 				&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpHostUnreachable})})
 	}
 	return ruleset.Ensure(m.ns)
+}
+
+// foreign masquerades what is forwarded to pods of other nodes in the range from what is neither a pod of
+// Drayage's nor a node: from the pods of another network on this node, to whom no other node of Drayage's can answer.
+func (m *Manager) foreign(pods netip.Prefix) []expr.Any {
+	match := inPrefix(destinationOffset, pods, expr.CmpOpEq)
+	for _, own := range only4(m.cidrs) {
+		match = append(match, inPrefix(destinationOffset, own, expr.CmpOpNeq)...)
+	}
+	for _, prefix := range only4(m.cfg.PodRanges) {
+		match = append(match, inPrefix(sourceOffset, prefix, expr.CmpOpNeq)...)
+	}
+	return append(match,
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4},
+		&expr.Lookup{SourceRegister: 1, SetName: nodesSet, Invert: true},
+		&expr.Fib{Register: 1, FlagSADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: kernel.NativeUint32(unix.RTN_LOCAL)},
+		&expr.Masq{})
 }
 
 // unclaimed matches packets to addresses in the prefix that are not the node's own, as the cluster's

@@ -28,6 +28,8 @@ const (
 	// systemNamespace is what the sources call the namespace of the release.
 	systemNamespace = "drayage-system"
 	managerUser     = "system:serviceaccount:" + systemNamespace + ":drayage-manager"
+	// injectedMark is the annotation that stands for who writes whom to trust.
+	injectedMark = "drayage.dev/injected-ca-of-the-chart"
 	// labelsMark is the label that stands for the chart's labels.
 	labelsMark = "drayage.dev/labels-of-the-chart"
 
@@ -143,7 +145,9 @@ func webhookConfigurations() ([]map[string]any, error) {
 		if err != nil {
 			return nil, err
 		}
-		delete(object["metadata"].(map[string]any), "creationTimestamp")
+		metadata := object["metadata"].(map[string]any)
+		delete(metadata, "creationTimestamp")
+		metadata["annotations"] = map[string]any{injectedMark: ""}
 		objects = append(objects, object)
 	}
 	return objects, nil
@@ -215,6 +219,7 @@ func render(source string, objects []map[string]any) ([]byte, error) {
 		}
 		text := strings.ReplaceAll(string(data), systemNamespace, "{{ .Release.Namespace }}")
 		text = strings.ReplaceAll(text, labelsMark+`: ""`, `{{- include "drayage.labels" . | nindent 4 }}`)
+		text = strings.ReplaceAll(text, "annotations:\n    "+injectedMark+`: ""`, `{{- include "drayage.injectedCA" . | nindent 2 }}`)
 		fmt.Fprintf(&out, "---\n%s", text)
 	}
 	return out.Bytes(), nil

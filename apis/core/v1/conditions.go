@@ -6,10 +6,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Conditions of Services. Both have their writer in the service controller.
+// Conditions of Services. The service controller writes Ready and Stalled.
 const (
 	// ServiceReady says that the service has every address and port that it needs.
 	ServiceReady = "Ready"
+	// ServiceHidesHostService says that the cluster that Drayage is installed in has a Service of the same
+	// namespace and name, which Drayage's pods do not find by it. Absent where that is not so.
+	ServiceHidesHostService = "HidesHostService"
 	// ServiceStalled says that the service cannot become ready unless somebody changes it, or another
 	// service gives up what it asks for.
 	ServiceStalled = "Stalled"
@@ -17,6 +20,8 @@ const (
 
 // Reasons of a Service's conditions, and of the events that go with them.
 const (
+	// ServiceSameName is why a Service hides another.
+	ServiceSameName = "SameName"
 	// ServiceAllocated says that every address and port is the service's own.
 	ServiceAllocated = "Allocated"
 	// ServiceAddressPending says that a load balancer's address is still to come: no node is ready.

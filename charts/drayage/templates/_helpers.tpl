@@ -57,6 +57,14 @@ podAntiAffinity:
 {{- end }}
 {{- end }}
 
+{{- /* With cert-manager, its injector writes whom to trust into what leads to the managers. */ -}}
+{{- define "drayage.injectedCA" -}}
+{{- if .Values.certificates.certManager.enabled -}}
+annotations:
+  cert-manager.io/inject-ca-from: {{ .Release.Namespace }}/drayage-serving
+{{- end -}}
+{{- end }}
+
 {{- define "drayage.election" -}}
 - --leader-elect
 - --leader-elect-lease-duration={{ .Values.leaderElection.leaseDuration }}

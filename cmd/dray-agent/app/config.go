@@ -24,6 +24,7 @@ import (
 	"drayage.dev/internal/diagnostics"
 	"drayage.dev/network/cni"
 	"drayage.dev/network/dns"
+	"drayage.dev/network/podnet"
 )
 
 // Config says how a node runs pods. DefaultConfig has the defaults that this comment speaks of.
@@ -64,6 +65,13 @@ type Config struct {
 	// PodCIDR and ServiceCIDR are the cluster's ranges, one of each family at most, with commas.
 	PodCIDR     string
 	ServiceCIDR string
+
+	// InCluster says that the machine is a node of another cluster, too: what that has on it, its addresses and
+	// routes, must not overlap with PodCIDR and ServiceCIDR.
+	InCluster bool
+	// HostDNS are the addresses of the name servers of that cluster, with commas: they are asked for every name
+	// that is not Drayage's, in ClusterDomain too. Without any, those of ResolvConf are, and not in ClusterDomain.
+	HostDNS string
 
 	// Containerd is the runtime's binary, looked up in PATH when empty. SandboxImage is the image of
 	// sandboxes; the built-in one when empty.
@@ -125,6 +133,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 		"domain whose names other servers answer, as domain=address[:port][,address...]; may be given again")
 	flags.StringVar(&c.PodCIDR, "pod-cidr", c.PodCIDR, "addresses of the cluster's pods")
 	flags.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "addresses of the cluster's services")
+	flags.BoolVar(&c.InCluster, "in-cluster", c.InCluster, "this machine is a node of another cluster, whose addresses and routes must not overlap with --pod-cidr and --service-cidr")
+	flags.StringVar(&c.HostDNS, "host-dns", c.HostDNS, "name servers of the cluster that this machine is a node of, for names that are not Drayage's; those of --resolv-conf when empty")
 	flags.StringVar(&c.Containerd, "containerd", c.Containerd, "containerd's binary; looked up in PATH when empty")
 	flags.StringVar(&c.SandboxImage, "sandbox-image", c.SandboxImage, "image of pod sandboxes; the built-in one when empty")
 	flags.StringVar(&c.BinDir, "bin-dir", c.BinDir, "directory of dray-cni and dray-dns; that of this program, else PATH, when empty")
@@ -206,6 +216,9 @@ func (c Config) resolve() (*resolved, error) {
 	if r.serviceRanges, err = prefixes("--service-cidr", c.ServiceCIDR); err != nil {
 		return nil, err
 	}
+	if err := r.checkRanges(); err != nil {
+		return nil, err
+	}
 	for text := range strings.SplitSeq(c.ClusterDNS, ",") {
 		if ip := net.ParseIP(text); ip != nil {
 			r.dns = append(r.dns, ip)
@@ -218,6 +231,11 @@ func (c Config) resolve() (*resolved, error) {
 			return nil, fmt.Errorf("--stub-domain: %w", err)
 		}
 	}
+	for text := range strings.SplitSeq(c.HostDNS, ",") {
+		if text != "" && net.ParseIP(text) == nil {
+			return nil, fmt.Errorf("--host-dns %q is no address", text)
+		}
+	}
 	if r.plugin, err = c.find(cni.Plugin); err != nil {
 		return nil, err
 	}
@@ -226,6 +244,24 @@ func (c Config) resolve() (*resolved, error) {
 	}
 	r.networkConfig, err = cni.NetworkConfig(r.cniSocket())
 	return r, err
+}
+
+// checkRanges refuses ranges that the cluster uses which the machine is a node of.
+func (r *resolved) checkRanges() error {
+	if !r.InCluster {
+		return nil
+	}
+	for _, ours := range []struct {
+		what, flag, setting string
+		ranges              []netip.Prefix
+	}{{"pod range", "--pod-cidr", "network.podCIDR", r.podRanges}, {"service range", "--service-cidr", "network.serviceCIDR", r.serviceRanges}} {
+		for _, each := range ours.ranges {
+			if err := podnet.CheckRange("", each); err != nil {
+				return fmt.Errorf("the %s %w; choose another with %s (the chart's value %s)", ours.what, err, ours.flag, ours.setting)
+			}
+		}
+	}
+	return nil
 }
 
 // lockFile is held by the agent for its life.

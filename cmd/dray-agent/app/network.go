@@ -23,7 +23,8 @@ import (
 func (a *agent) openNetwork(ctx context.Context, _ context.CancelCauseFunc) (err error) {
 	log := a.log.WithName("network")
 	a.network, err = podnet.New(podnet.Config{
-		StateDir: a.agentDir("network"), NodeAddresses: a.addresses, PodRanges: a.podRanges, ServiceRanges: a.serviceRanges, Log: log,
+		StateDir: a.agentDir("network"), NodeAddresses: a.addresses, PodRanges: a.podRanges, ServiceRanges: a.serviceRanges,
+		Shared: a.InCluster, Log: log,
 	})
 	if err != nil {
 		return err
@@ -93,6 +94,9 @@ func (a *agent) dnsCommand() []string {
 		if a.ClientCAFile != "" {
 			command = append(command, "--client-ca-file", a.ClientCAFile)
 		}
+	}
+	if a.HostDNS != "" {
+		command = append(command, "--upstreams", a.HostDNS, "--shared-domain")
 	}
 	return append(command, a.DNSArguments...)
 }

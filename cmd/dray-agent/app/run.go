@@ -176,7 +176,7 @@ func (a *agent) containerdConfig() containerd.Config {
 	return containerd.Config{
 		Binary: a.Containerd, DataDir: a.agentDir("containerd"), RunDir: containerdRunDir(a.Config),
 		SandboxImage: a.SandboxImage, Plugin: a.plugin, Network: a.networkConfig,
-		RegistryDir: a.agentDir("containerd", "certs.d"), Cgroups: a.tree, Cgroup: a.CgroupRoot + "/runtime",
+		RegistryDir: a.agentDir("containerd", "certs.d"), MachineRegistryDir: "/etc/containerd/certs.d", Cgroups: a.tree, Cgroup: a.CgroupRoot + "/runtime",
 	}
 }
 

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -36,6 +39,8 @@ type Config struct {
 	// ServiceAccountDir is where Kubernetes mounts the pod's token; ClientCAFile is the authority of the
 	// one who may read logs and run commands, mounted from a ConfigMap. When empty, nothing is served.
 	ServiceAccountDir, ClientCAFile string
+	// ResolvConf is the pod's: with dnsPolicy ClusterFirstWithHostNet it names the cluster's name servers.
+	ResolvConf string
 	// Arguments are the agent's further ones.
 	Arguments []string
 }
@@ -45,6 +50,7 @@ func NewCommand() *cobra.Command {
 	defaults := app.DefaultConfig()
 	config := Config{
 		DataDir: defaults.DataDir, RunDir: defaults.RunDir, ServiceAccountDir: "/var/run/secrets/kubernetes.io/serviceaccount",
+		ResolvConf: "/etc/resolv.conf",
 	}
 	cmd := &cobra.Command{
 		Use:   "pod [flags] -- [flags of dray-agent]",
@@ -66,6 +72,7 @@ the privileges to enter the machine's mount namespace and to run containers ther
 	flags.StringVar(&config.DataDir, "data-dir", config.DataDir, "directory of what survives a reboot, on the machine and in the pod")
 	flags.StringVar(&config.RunDir, "run-dir", config.RunDir, "directory of sockets and other state that does not survive a reboot, on the machine and in the pod")
 	flags.StringVar(&config.ServiceAccountDir, "service-account-dir", config.ServiceAccountDir, "where the pod's token is mounted")
+	flags.StringVar(&config.ResolvConf, "resolv-conf", config.ResolvConf, "the pod's resolver configuration: its name servers are asked for names that are not Drayage's; empty: those of the machine's")
 	flags.StringVar(&config.ClientCAFile, "client-ca-file", config.ClientCAFile, "authority of the API server's client certificate; nothing is served when empty")
 	return cmd
 }
@@ -84,6 +91,10 @@ func Run(ctx context.Context, config Config) error {
 	}
 	arguments := []string{
 		"--kubeconfig", identity.kubeconfig(), "--data-dir", config.DataDir, "--run-dir", config.RunDir, "--bin-dir", bin,
+		"--in-cluster",
+	}
+	if servers := clusterDNS(config.ResolvConf); len(servers) > 0 {
+		arguments = append(arguments, "--host-dns", strings.Join(servers, ","))
 	}
 	if config.ClientCAFile != "" {
 		arguments = append(arguments, "--request-serving-certificate", "--client-ca-file", identity.clientCAFile())
@@ -110,6 +121,18 @@ func Run(ctx context.Context, config Config) error {
 			}
 		}
 	}
+}
+
+// clusterDNS returns the name servers of the pod, none that only this machine's processes reach.
+func clusterDNS(file string) []string {
+	if file == "" {
+		return nil
+	}
+	config, err := dns.ClientConfigFromFile(file)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(config.Servers, func(server string) bool { return net.ParseIP(server) == nil })
 }
 
 // onHost runs the machine's copy of this program there and waits for it. When ctx ends it is asked to end.

@@ -40,6 +40,8 @@ type Config struct {
 	ResolvConf string
 	// StubDomains are domains with name servers of their own, each as domain=address[,address...].
 	StubDomains []string
+	// Shared says that those name servers have names in Domain, too.
+	Shared bool
 	// SnapshotFile keeps the services last known, for a start while the API is away.
 	SnapshotFile string
 	// ListenAddress serves /healthz, /livez, /readyz and /metrics over plain HTTP; empty: not at all.
@@ -84,6 +86,7 @@ answers from what it heard last while the API server is away.`,
 	flags.StringSliceVar(&config.Ranges, "ranges", []string{"10.244.0.0/16", "10.96.0.0/16"},
 		"the cluster's pod and service ranges; reverse names in them are asked of nobody else")
 	flags.StringSliceVar(&config.Upstreams, "upstreams", nil, "name servers for all other names (default: those of --resolv-conf)")
+	flags.BoolVar(&config.Shared, "shared-domain", false, "ask those name servers for names below --domain, too, that Drayage does not have")
 	flags.StringVar(&config.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the node's own name servers, read again when it changes")
 	flags.StringArrayVar(&config.StubDomains, "stub-domain", nil,
 		"domain with name servers of its own, as domain=address[:port][,address...]; may be given again")
@@ -138,7 +141,7 @@ var errEnded = errors.New("the DNS server has ended")
 
 func (c Config) dns() (dns.Config, error) {
 	cfg := dns.Config{
-		RESTConfig: c.RESTConfig, Port: c.Port, Domain: c.Domain, Upstreams: c.Upstreams, ResolvConf: c.ResolvConf,
+		RESTConfig: c.RESTConfig, Port: c.Port, Domain: c.Domain, Upstreams: c.Upstreams, Shared: c.Shared, ResolvConf: c.ResolvConf,
 		SnapshotFile: c.SnapshotFile, Log: klog.Background().WithName("dray-dns"),
 	}
 	var err error

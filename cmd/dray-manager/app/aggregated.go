@@ -38,7 +38,7 @@ type aggregated struct {
 }
 
 func newAggregated(ctx context.Context, cfg *Config, restConfig *rest.Config, keeper *certs.Keeper) (*aggregated, error) {
-	config, err := aggregatedConfig(cfg, keeper)
+	config, err := aggregatedConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -95,14 +95,13 @@ func (c Cluster) self(address netip.AddrPort) bool {
 
 // aggregatedConfig is a generic API server without storage, admission or priority and fairness: it stores
 // nothing, and the API server in front of it has done the latter.
-func aggregatedConfig(cfg *Config, keeper *certs.Keeper) (*genericapiserver.RecommendedConfig, error) {
+func aggregatedConfig(cfg *Config) (*genericapiserver.RecommendedConfig, error) {
 	serving := genericoptions.NewSecureServingOptions().WithLoopback()
 	serving.BindPort = cfg.Cluster.APIPort
 	if cfg.Cluster.BindAddress != "" {
 		serving.BindAddress = net.ParseIP(cfg.Cluster.BindAddress)
 	}
-	serving.ServerCert.CertKey.CertFile = keeper.Path(certs.ServingFile)
-	serving.ServerCert.CertKey.KeyFile = keeper.Path(certs.ServingFile)
+	serving.ServerCert.CertKey.CertFile, serving.ServerCert.CertKey.KeyFile = cfg.Cluster.servingFiles()
 	authentication := genericoptions.NewDelegatingAuthenticationOptions()
 	authentication.RemoteKubeConfigFile = cfg.Kubeconfig
 	authorization := genericoptions.NewDelegatingAuthorizationOptions()

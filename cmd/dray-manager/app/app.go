@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -87,6 +88,16 @@ func Run(ctx context.Context, cfg Config) error {
 	log.SetLogger(klog.Background())
 	if err := cfg.Election.validate(); err != nil {
 		return err
+	}
+	if cfg.Cluster.serves() {
+		cfg.Controllers.Hosted = true
+		client, err := kubernetes.NewForConfig(restConfig)
+		if err != nil {
+			return err
+		}
+		if err := checkRanges(ctx, client, cfg.Controllers.PodCIDR, cfg.Controllers.ServiceCIDR); err != nil {
+			return fmt.Errorf("checking the network's ranges: %w", err)
+		}
 	}
 	keeper, err := prepareCluster(ctx, &cfg, restConfig)
 	if err != nil {

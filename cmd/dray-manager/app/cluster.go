@@ -38,6 +38,9 @@ type Cluster struct {
 	BindAddress string
 	// CertDir keeps this process's certificates; a temporary directory when empty.
 	CertDir string
+	// ServingCertDir holds the serving certificate of both, tls.crt and tls.key, when somebody else makes it
+	// and tells the cluster to trust it; empty: Drayage does.
+	ServingCertDir string
 	// Namespace is that of Drayage itself: of the certificate authority and of the services that lead
 	// here.
 	Namespace string
@@ -85,13 +88,24 @@ func prepareCluster(ctx context.Context, cfg *Config, restConfig *rest.Config) (
 	if cluster.CertDir == "" {
 		cluster.CertDir = filepath.Join(os.TempDir(), fmt.Sprintf("dray-manager-%d", os.Getpid()))
 	}
-	keeper, err := certs.New(certs.Config{
-		Client: restConfig, Namespace: cluster.Namespace, Dir: cluster.CertDir, ServingNames: cluster.servingNames(),
-	})
+	config := certs.Config{Client: restConfig, Namespace: cluster.Namespace, Dir: cluster.CertDir}
+	if cluster.ServingCertDir == "" {
+		config.ServingNames = cluster.servingNames()
+	}
+	keeper, err := certs.New(config)
 	if err != nil {
 		return nil, err
 	}
 	return keeper, keeper.Ensure(ctx)
+}
+
+// servingFiles are the serving certificate and its key.
+func (c Cluster) servingFiles() (cert, key string) {
+	if c.ServingCertDir != "" {
+		return filepath.Join(c.ServingCertDir, corev1.TLSCertKey), filepath.Join(c.ServingCertDir, corev1.TLSPrivateKeyKey)
+	}
+	file := filepath.Join(c.CertDir, certs.ServingFile)
+	return file, file
 }
 
 // webhookServer returns the server of the webhooks, nil where none is served.
@@ -99,9 +113,10 @@ func (c Cluster) webhookServer() webhook.Server {
 	if c.WebhookPort == 0 {
 		return nil
 	}
+	cert, key := c.servingFiles()
 	return webhook.NewServer(webhook.Options{
 		Host: c.BindAddress, Port: c.WebhookPort,
-		CertDir: c.CertDir, CertName: certs.ServingFile, KeyName: certs.ServingFile,
+		CertDir: filepath.Dir(cert), CertName: filepath.Base(cert), KeyName: filepath.Base(key),
 	})
 }
 

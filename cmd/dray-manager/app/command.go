@@ -64,6 +64,8 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		"address that both are served at; all of them when empty")
 	flags.StringVar(&cluster.CertDir, "cert-dir", cluster.CertDir,
 		"directory of the certificates that this process makes for them; a temporary one when empty")
+	flags.StringVar(&cluster.ServingCertDir, "serving-cert-dir", cluster.ServingCertDir,
+		"directory of tls.crt and tls.key to serve both with, of which somebody else tells the cluster; empty: certificates of Drayage's own")
 	flags.StringVar(&cluster.Namespace, "system-namespace", cluster.Namespace,
 		"namespace of Drayage itself: of its certificate authority and of the services that lead here")
 	command.AddCommand(newUnregisterCommand(&cfg), newReleasePodsCommand(&cfg), newCleanNodesCommand(&cfg))

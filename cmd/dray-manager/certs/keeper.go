@@ -56,7 +56,8 @@ type Config struct {
 	Namespace string
 	// Dir is where this process keeps its certificates. It is made if it is missing.
 	Dir string
-	// ServingNames are the DNS names that this process is reached by.
+	// ServingNames are the DNS names that this process is reached by. Without any, others make the serving
+	// certificate and tell the cluster to trust it.
 	ServingNames []string
 	// Now is the clock; the system's when nil.
 	Now func() time.Time
@@ -104,6 +105,9 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 	k.mutex.Lock()
 	k.signing = current.signing
 	k.mutex.Unlock()
+	if len(k.config.ServingNames) == 0 {
+		return k.publish(ctx, current.bundle())
+	}
 	return errors.Join(k.publish(ctx, current.bundle()), k.register(ctx, current.bundle()))
 }
 
@@ -176,12 +180,14 @@ func (k *Keeper) writeFiles(current authorities) error {
 	}
 	now := k.config.Now()
 	issue := map[string]func() (cert, key []byte, err error){
-		ServingFile: func() (cert, key []byte, err error) {
-			return current.signing.IssueServing("drayage-manager", k.config.ServingNames, now)
-		},
 		ClientFile: func() (cert, key []byte, err error) {
 			return current.signing.IssueClient(pki.Identity{User: clientUser})
 		},
+	}
+	if len(k.config.ServingNames) > 0 {
+		issue[ServingFile] = func() (cert, key []byte, err error) {
+			return current.signing.IssueServing("drayage-manager", k.config.ServingNames, now)
+		}
 	}
 	for file, issue := range issue {
 		if fresh(k.Path(file), current.signing, now) {

@@ -169,6 +169,22 @@ var _ = Describe("the keeper of certificates", Ordered, func() {
 		trusted(ctx)
 	})
 
+	It("leaves the serving certificate, and who trusts it, to who makes it", func(ctx context.Context) {
+		before, dir := bundle(ctx), GinkgoT().TempDir()
+		keeper, err := certs.New(certs.Config{Client: cluster.Config, Namespace: namespace, Dir: dir, Now: now.Now})
+		Expect(err).NotTo(HaveOccurred())
+		// What cert-manager's injector would write.
+		mutating := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: webhooks.ConfigurationName}}
+		Expect(api.Patch(ctx, mutating, client.RawPatch("application/json-patch+json", []byte(`[{"op":"remove","path":"/webhooks/0/clientConfig/caBundle"}]`)))).To(Succeed())
+		ensure(ctx, keeper)
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(mutating), mutating)).To(Succeed())
+		Expect(mutating.Webhooks[0].ClientConfig.CABundle).To(BeEmpty())
+		Expect(keeper.Path(certs.ServingFile)).NotTo(BeAnExistingFile())
+		Expect(keeper.Path(certs.ClientFile)).To(BeAnExistingFile())
+		ensure(ctx, keepers...)
+		Expect(bundle(ctx)).To(Equal(before))
+	})
+
 	It("starts anew after all managers were away for too long", func(ctx context.Context) {
 		now.advance(5 * 365 * 24 * time.Hour)
 		ensure(ctx, keepers...)
