@@ -54,8 +54,8 @@ var _ = Describe("the users' manifests", func() {
 		Expect(ids.Groups).To(ContainElement(2000))
 
 		By("limits, read from the cgroup")
-		Expect(cgroupValues(c.Nodes[0].CgroupRoot, pod, "memory/memory.limit_in_bytes", "memory.max")).To(ContainElement("536870912"))
-		Expect(cgroupValues(c.Nodes[0].CgroupRoot, pod, "cpu/cpu.cfs_quota_us", "cpu.max")).To(ContainElement(HavePrefix("50000")))
+		Expect(cgroupValues(c.Nodes[0].CgroupRoot, pod, "memory/memory.limit_in_bytes", "memory.max")).To(HaveEach("536870912"))
+		Expect(cgroupValues(c.Nodes[0].CgroupRoot, pod, "cpu/cpu.cfs_quota_us", "cpu.max")).To(HaveEach(HavePrefix("50000")))
 
 		By("the service, from the node, spread over the pods unless affinity keeps a client")
 		service := &dcorev1.Service{}
@@ -190,15 +190,17 @@ func podOf(body string) string {
 	return answer.Pod
 }
 
-// cgroupValues reads one file of every cgroup of a pod's containers, whichever cgroup version the machine
-// has.
+// cgroupValues reads one file of the cgroup of a pod's first container, whichever cgroup version the machine
+// has. The pod's own group around it has limits, too.
 func cgroupValues(root string, pod dcorev1.Pod, v1, v2 string) []string {
 	GinkgoHelper()
 	controller, file, _ := strings.Cut(v1, "/")
+	_, id, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
+	Expect(id).NotTo(BeEmpty())
 	var values []string
 	for _, base := range []struct{ dir, file string }{{"/sys/fs/cgroup/" + controller + root, file}, {"/sys/fs/cgroup" + root, v2}} {
 		_ = filepath.WalkDir(base.dir, func(path string, entry os.DirEntry, err error) error {
-			if err == nil && !entry.IsDir() && entry.Name() == base.file && strings.Contains(path, string(pod.UID)) {
+			if err == nil && !entry.IsDir() && entry.Name() == base.file && strings.Contains(path, string(pod.UID)) && strings.Contains(path, id) {
 				data, err := os.ReadFile(path)
 				if err == nil {
 					values = append(values, strings.TrimSpace(string(data)))
@@ -207,6 +209,6 @@ func cgroupValues(root string, pod dcorev1.Pod, v1, v2 string) []string {
 			return nil
 		})
 	}
-	Expect(values).NotTo(BeEmpty(), fmt.Sprintf("no %s or %s below the cgroups of pod %s", v1, v2, pod.UID))
+	Expect(values).NotTo(BeEmpty(), fmt.Sprintf("no %s or %s in the cgroup of container %s", v1, v2, id))
 	return values
 }
