@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 for helm in bin/helm bin/helm4; do
   "$helm" lint --strict charts/drayage
 done
-everything=(--set podMonitor.enabled=true --set secureMetrics.enabled=true --set logging.format=json --set crds.keep=false
+everything=(--set podMonitor.enabled=true --set serviceMonitor.enabled=true --set certificates.certManager.enabled=true --set agent.privileged=true
+  --set secureMetrics.enabled=true --set logging.format=json --set crds.keep=false
   --set 'networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus'
   --set scheduler.configuration.apiVersion=kubescheduler.config.k8s.io/v1 --set scheduler.configuration.kind=KubeSchedulerConfiguration)
 go build -o bin/scan ./test/scan

@@ -52,7 +52,9 @@ func (r *reviewer) respond(ctx context.Context, req *ctrladmission.Request, muta
 	}
 	warnings, err := r.review(ctx, asked, mutate)
 	if err != nil {
-		return refused(err)
+		response := refused(err)
+		response.AuditAnnotations = asked.audit
+		return response
 	}
 	response := ctrladmission.Allowed("")
 	if mutate && asked.object != nil {
@@ -62,6 +64,7 @@ func (r *reviewer) respond(ctx context.Context, req *ctrladmission.Request, muta
 		}
 		response = ctrladmission.PatchResponseFromRaw(req.Object.Raw, after)
 	}
+	response.AuditAnnotations = asked.audit
 	return response.WithWarnings(warnings...)
 }
 

@@ -1,22 +1,27 @@
 package webhooks_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,6 +41,8 @@ var _ = Describe("the webhooks over HTTP", Ordered, func() {
 		plain   *env.Env
 		user    client.WithWatch
 		manager client.Client
+		address string
+		ca      []byte
 	)
 
 	BeforeAll(func() {
@@ -57,7 +64,7 @@ var _ = Describe("the webhooks over HTTP", Ordered, func() {
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
 		})).To(Succeed())
 
-		address, ca := serveWebhooks(ctx, user)
+		address, ca = serveWebhooks(ctx, user)
 		url := fmt.Sprintf("https://%s", address)
 		mutating, validating := webhooks.Configurations(admissionregistrationv1.WebhookClientConfig{URL: ptr.To(url), CABundle: ca}, managerUser)
 		Expect(user.Create(ctx, mutating)).To(Succeed())
@@ -109,7 +116,7 @@ var _ = Describe("the webhooks over HTTP", Ordered, func() {
 
 	It("hold pods to what their namespace enforces", func(ctx context.Context) {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-			Name: "held", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"},
+			Name: "held", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted"},
 		}}
 		Expect(user.Create(ctx, namespace)).To(Succeed())
 		pod := newPod("privileged")
@@ -118,6 +125,29 @@ var _ = Describe("the webhooks over HTTP", Ordered, func() {
 		Expect(user.Create(ctx, pod, client.DryRunAll)).To(MatchError(ContainSubstring(`violates PodSecurity "baseline:latest": privileged`)))
 		pod.Spec.Containers[0].SecurityContext = nil
 		Expect(user.Create(ctx, pod, client.DryRunAll)).To(Succeed())
+
+		By("telling the audit log")
+		object, err := json.Marshal(pod)
+		Expect(err).NotTo(HaveOccurred())
+		review, err := json.Marshal(admissionv1.AdmissionReview{
+			TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+			Request: &admissionv1.AdmissionRequest{
+				UID: "1", Operation: admissionv1.Create, Namespace: pod.Namespace, Object: runtime.RawExtension{Raw: object},
+				Resource: metav1.GroupVersionResource{Group: dcorev1.GroupVersion.Group, Version: "v1", Resource: "pods"},
+			},
+		})
+		Expect(err).NotTo(HaveOccurred())
+		roots := x509.NewCertPool()
+		Expect(roots.AppendCertsFromPEM(ca)).To(BeTrue())
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
+		answer, err := client.Post("https://"+address+webhooks.MutatePath, "application/json", bytes.NewReader(review))
+		Expect(err).NotTo(HaveOccurred())
+		defer answer.Body.Close()
+		var reviewed admissionv1.AdmissionReview
+		Expect(json.NewDecoder(answer.Body).Decode(&reviewed)).To(Succeed())
+		Expect(reviewed.Response.Allowed).To(BeTrue())
+		Expect(reviewed.Response.AuditAnnotations).To(And(HaveKeyWithValue("enforce-policy", "baseline:latest"),
+			HaveKeyWithValue("audit-violations", ContainSubstring(`would violate PodSecurity "restricted:latest": allowPrivilegeEscalation`))))
 	})
 
 	It("take the manager's pods as they are", func(ctx context.Context) {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	podsecurity "k8s.io/pod-security-admission/api"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 )
@@ -99,7 +100,7 @@ func (p *Plugin) handle(ctx context.Context, attributes apiadmission.Attributes,
 		return apiadmission.NewForbidden(attributes, errors.New("not yet ready to handle request"))
 	}
 	options, _ := attributes.GetOperationOptions().(*metav1.DeleteOptions)
-	warnings, err := p.review(ctx, &request{
+	asked := &request{
 		resource:    resource,
 		subresource: attributes.GetSubresource(),
 		operation:   admissionv1.Operation(attributes.GetOperation()),
@@ -107,7 +108,12 @@ func (p *Plugin) handle(ctx context.Context, attributes apiadmission.Attributes,
 		old:         content(attributes.GetOldObject()),
 		options:     options,
 		dryRun:      attributes.IsDryRun(),
-	}, mutate)
+	}
+	warnings, err := p.review(ctx, asked, mutate)
+	for key, text := range asked.audit {
+		// It refuses a second text for a key, which nobody else writes for our kinds.
+		_ = attributes.AddAnnotation(podsecurity.AuditAnnotationPrefix+key, text)
+	}
 	for _, text := range warnings {
 		warning.AddWarning(ctx, "", text)
 	}

@@ -25,6 +25,8 @@ type request struct {
 	// options are a deletion's.
 	options *metav1.DeleteOptions
 	dryRun  bool
+	// audit is filled in by a mutating review: what to write into the request's audit event.
+	audit map[string]string
 }
 
 // reviewer answers requests.
@@ -72,6 +74,9 @@ func (r *reviewer) review(ctx context.Context, req *request, mutate bool) (warni
 		errs = finalized(object, old)
 	}
 	warnings, more := admission.PrepareObject(ctx, object, old, r.lookup)
+	if mutate {
+		req.audit = admission.AuditPodSecurity(ctx, object, r.lookup)
+	}
 	if errs = append(errs, more...); len(errs) > 0 {
 		return nil, kind.answer(object, errs)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -44,6 +45,34 @@ func securePod(ctx context.Context, pod *corev1.Pod, lookup Lookup) (warnings []
 		return nil, refuse(field.NewPath("spec"), fmt.Sprintf("violates PodSecurity %q: %s", demanded.Enforce.String(), result.ForbiddenDetail()))
 	}
 	return warnOf(check, demanded.Warn, &pod.ObjectMeta, &pod.Spec), nil
+}
+
+// AuditPodSecurity returns what upstream's admission would write into the audit event of a request that makes or
+// changes obj, by upstream's keys without its prefix: the policy that a pod was held to, and what the namespace has
+// audited of pods and templates. Nil where lookup knows no Namespaces or the namespace demands nothing.
+func AuditPodSecurity(ctx context.Context, obj Object, lookup Lookup) map[string]string {
+	var meta *metav1.ObjectMeta
+	var spec *corev1.PodSpec
+	notes := map[string]string{}
+	demanded, check, err := demands(ctx, obj.GetNamespace(), lookup)
+	if err != nil || check == nil {
+		return nil
+	}
+	switch obj := obj.(type) {
+	case *corev1.Pod:
+		meta, spec = &obj.ObjectMeta, &obj.Spec
+		notes[api.EnforcedPolicyAnnotationKey] = demanded.Enforce.String()
+	case *appsv1.Deployment:
+		meta, spec = &obj.Spec.Template.ObjectMeta, &obj.Spec.Template.Spec
+	case *appsv1.ReplicaSet:
+		meta, spec = &obj.Spec.Template.ObjectMeta, &obj.Spec.Template.Spec
+	default:
+		return nil
+	}
+	if violations := warnOf(check, demanded.Audit, meta, spec); len(violations) > 0 {
+		notes[api.AuditViolationsAnnotationKey] = violations[0]
+	}
+	return notes
 }
 
 // secureTemplate warns of what the pods of a template would be warned of or refused by.

@@ -23,10 +23,13 @@ import (
 const maxDocument = 3 << 20
 
 // foreign are the kinds that are neither Kubernetes' nor ours and may be in the chart.
-var foreign = map[string]bool{"monitoring.coreos.com/v1 PodMonitor": true, "monitoring.coreos.com/v1 ServiceMonitor": true}
+var foreign = map[string]bool{
+	"monitoring.coreos.com/v1 PodMonitor": true, "monitoring.coreos.com/v1 ServiceMonitor": true,
+	"cert-manager.io/v1 Certificate": true, "cert-manager.io/v1 Issuer": true,
+}
 
-// Decode decodes a stream of YAML documents into the types of Kubernetes and of Drayage. PodMonitors stay as they
-// are; any other kind fails.
+// Decode decodes a stream of YAML documents into the types of Kubernetes and of Drayage. Those of other
+// operators stay as they are; any other kind fails.
 func Decode(stream string) (objects []runtime.Object, err error) {
 	known := scheme.New()
 	utilruntime.Must(apiextensionsv1.AddToScheme(known))

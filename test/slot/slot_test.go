@@ -2,8 +2,10 @@ package slot_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -139,6 +141,8 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 	It("is cleaned up after by a pod that waits for it", func(ctx SpecContext) {
 		cleaner := m.inPod("clean.log", filepath.Join(m.dir, "rootfs/dray-agent"), "clean", "--host", "--purge",
 			"--data-dir", filepath.Join(m.dir, "node"), "--run-dir", filepath.Join(m.dir, "run"), "--cgroup-root", m.slot.Root())
+		sockets := shimSockets()
+		Expect(sockets).NotTo(BeEmpty())
 		ended := make(chan error, 1)
 		go func() { ended <- cleaner.Wait() }()
 		Consistently(ended, 2*time.Second).ShouldNot(Receive(), "the agent runs")
@@ -155,8 +159,40 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 		mounts, err := os.ReadFile("/proc/self/mounts")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(mounts)).NotTo(ContainSubstring(m.dir))
+		for _, socket := range sockets {
+			Expect(socket).NotTo(BeAnExistingFile())
+		}
+
+		By("once more, with nothing left to do")
+		for _, folder := range []string{"node", "run"} {
+			// A kubelet makes the directories of a pod's volumes.
+			Expect(os.Mkdir(filepath.Join(m.dir, folder), 0o755)).To(Succeed())
+		}
+		again := m.inPod("clean.log", cleaner.Args[slices.Index(cleaner.Args, "container")+1:]...)
+		Expect(again.Wait()).To(Succeed())
+		Expect(filepath.Join(m.dir, "node")).NotTo(BeADirectory())
+		Expect(filepath.Join(m.dir, "run")).NotTo(BeADirectory())
 	}, NodeTimeout(2*time.Minute))
 })
+
+// shimSockets are where the shims of the slot listen, by what they wrote down themselves: in a directory of the
+// machine that all its containerds share.
+func shimSockets() (sockets []string) {
+	GinkgoHelper()
+	files, err := filepath.Glob(filepath.Join(m.dir, "run/containerd/state/io.containerd.runtime.v2.task/k8s.io/*/bootstrap.json"))
+	Expect(err).NotTo(HaveOccurred())
+	for _, file := range files {
+		var bootstrap struct {
+			Address string `json:"address"`
+		}
+		text, err := os.ReadFile(file)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(json.Unmarshal(text, &bootstrap)).To(Succeed())
+		sockets = append(sockets, strings.TrimPrefix(bootstrap.Address, "unix://"))
+		Expect(sockets).To(HaveEach(BeAnExistingFile()))
+	}
+	return sockets
+}
 
 // limitFile is where a group's memory is limited.
 func limitFile() string {
