@@ -91,7 +91,7 @@ func specsOfAvailability() {
 			ours = append(ours, m.slotProcesses())
 		}
 		done := h.probing("http://" + h.drayageService(ctx, "myapp") + "/health")
-		Expect(h.run(ctx, "helm", "upgrade", "drayage", chart, "--namespace", namespace, "--reuse-values", "--set", "image.tag="+second, "--wait", "--timeout", "4m")).
+		Expect(h.run(ctx, "helm", "upgrade", "drayage", chart, "--namespace", namespace, "--reset-then-reuse-values", "--set", "image.tag="+second, "--wait", "--timeout", "4m")).
 			Error().NotTo(HaveOccurred())
 		for _, workload := range []string{"deployment/drayage-manager", "deployment/drayage-scheduler", "daemonset/drayage-agent"} {
 			rolledOut(ctx, namespace, workload)

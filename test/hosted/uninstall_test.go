@@ -56,7 +56,7 @@ func specsOfUninstallation() {
 		Eventually(running(ctx, "myapp")).Should(HaveLen(4))
 
 		before := bundles(ctx)
-		Expect(h.run(ctx, "helm4", "upgrade", "drayage", chart, "--namespace", namespace, "--reuse-values", "--set", "manager.extraArgs={-v=1}", "--wait", "--timeout", "3m")).
+		Expect(h.run(ctx, "helm4", "upgrade", "drayage", chart, "--namespace", namespace, "--reset-then-reuse-values", "--set", "manager.extraArgs={-v=1}", "--wait", "--timeout", "3m")).
 			Error().NotTo(HaveOccurred())
 		Expect(bundles(ctx)).To(Equal(before))
 	}, SpecTimeout(8*time.Minute))
