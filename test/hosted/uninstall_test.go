@@ -79,9 +79,23 @@ func specsOfUninstallation() {
 func unchanged() {
 	GinkgoHelper()
 	for _, m := range h.machines {
-		for what, before := range m.before {
-			Eventually(func() []string { return m.snapshot()[what] }).Should(Equal(before), "%s of %s", what, m.name)
-		}
+		Eventually(func() (changes []string) {
+			now := m.snapshot()
+			for _, of := range []struct {
+				sign     string
+				from, to map[string][]string
+			}{{"-", m.before, now}, {"+", now, m.before}} {
+				for what, things := range of.from {
+					for _, thing := range things {
+						if !slices.Contains(of.to[what], thing) {
+							changes = append(changes, of.sign+" "+what+": "+thing)
+						}
+					}
+				}
+			}
+			slices.Sort(changes)
+			return changes
+		}).Should(BeEmpty(), m.name)
 	}
 }
 
