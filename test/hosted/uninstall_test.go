@@ -122,6 +122,10 @@ func (m *machine) snapshot() map[string][]string {
 			case "sockets":
 				fields = []string{fields[0], fields[4]}
 			case "local sockets":
+				// The kubelet's have other names after a restart.
+				if strings.HasPrefix(fields[4], "/var/lib/kubelet/") {
+					continue
+				}
 				fields = []string{fields[4]}
 			}
 			add(what, strings.Join(fields, " "))
@@ -131,7 +135,8 @@ func (m *machine) snapshot() map[string][]string {
 		if err != nil || !entry.IsDir() {
 			return nil
 		}
-		if strings.Contains(path, m.tree.Root()+"/") {
+		// The kubelet's two classes come with the first pod of a class, and stay.
+		if class := filepath.Base(path); strings.Contains(path, m.tree.Root()+"/") && class != "burstable" && class != "besteffort" {
 			add("cgroups", path)
 		}
 		return nil
