@@ -51,7 +51,13 @@ func specsOfUninstallation() {
 			m.images.mirror(m.path("/var/lib/drayage/agent/containerd/certs.d"))
 		}
 		h.install(ctx, "helm4")
-		Eventually(running(ctx, "myapp")).WithTimeout(2 * time.Minute).Should(HaveLen(3))
+		Eventually(func(g Gomega) {
+			found := running(ctx, "myapp")()
+			g.Expect(found).To(HaveLen(3))
+			for _, pod := range found {
+				g.Expect(h.machine(pod.Spec.NodeName).fetch("http://" + pod.Status.PodIP + ":8080/")()).To(ContainSubstring(pod.Name))
+			}
+		}).WithTimeout(2 * time.Minute).Should(Succeed())
 		Expect(kubectl(ctx, "--namespace", team, "scale", "deployments.apps.drayage.dev", "myapp", "--replicas=4")).Error().NotTo(HaveOccurred())
 		Eventually(running(ctx, "myapp")).Should(HaveLen(4))
 
