@@ -39,6 +39,8 @@ type machine struct {
 
 // boot is what the machine's first process does: file systems, then wait and reap.
 const boot = `set -e
+# What others mount on this machine is none of that one's.
+awk '$2 ~ "^/(run|tmp|var)/" { print $2 }' /proc/self/mounts | tac | xargs -r -d '\n' umount -l
 cgroups=$(grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts)
 mount -t sysfs sysfs /sys
 [ "$(wc -l <<<"$cgroups")" = 1 ] || mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
