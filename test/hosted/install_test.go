@@ -63,7 +63,6 @@ func specsOfInstallation() {
 	It("is installed by helm", func(ctx SpecContext) {
 		for _, m := range h.machines {
 			m.before = m.snapshot()
-			m.images.mirror(m.path("/var/lib/drayage/agent/containerd/certs.d"))
 		}
 		h.install(ctx, "helm")
 		for _, m := range h.machines {

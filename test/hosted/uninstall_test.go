@@ -47,9 +47,6 @@ func specsOfUninstallation() {
 	}, SpecTimeout(5*time.Minute))
 
 	It("goes on with what was kept when it is installed again, by Helm 4", func(ctx SpecContext) {
-		for _, m := range h.machines {
-			m.images.mirror(m.path("/var/lib/drayage/agent/containerd/certs.d"))
-		}
 		h.install(ctx, "helm4")
 		Eventually(func(g Gomega) {
 			found := running(ctx, "myapp")()
