@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	dcorev1 "drayage.dev/apis/core/v1"
 )
 
 func kill(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
@@ -48,6 +50,7 @@ func specsOfAvailability() {
 		Expect(h.api.Get(ctx, client.ObjectKeyFromObject(lease), lease)).To(Succeed())
 		Expect(ptr.Deref(lease.Spec.HolderIdentity, "")).NotTo(Equal(holder))
 		Expect(h.api.Delete(ctx, newDeployment(name))).To(Succeed())
+		Eventually(func() []dcorev1.Pod { return pods(ctx, name) }).Should(BeEmpty())
 		rolledOut(ctx, namespace, "deployment/drayage-"+component)
 	},
 		Entry("of managers", NodeTimeout(2*time.Minute), "manager", "drayage-manager"),
@@ -91,7 +94,7 @@ func specsOfAvailability() {
 			ours = append(ours, m.slotProcesses())
 		}
 		done := h.probing("http://" + h.drayageService(ctx, "myapp") + "/health")
-		Expect(h.run(ctx, "helm", "upgrade", "drayage", chart, "--namespace", namespace, "--reuse-values", "--set", "image.tag="+second, "--wait", "--timeout", "4m")).
+		Expect(h.run(ctx, "helm", "upgrade", "drayage", chart, "--namespace", namespace, "--reset-then-reuse-values", "--set", "image.tag="+second, "--wait", "--timeout", "4m")).
 			Error().NotTo(HaveOccurred())
 		for _, workload := range []string{"deployment/drayage-manager", "deployment/drayage-scheduler", "daemonset/drayage-agent"} {
 			rolledOut(ctx, namespace, workload)

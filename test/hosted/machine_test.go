@@ -39,6 +39,8 @@ type machine struct {
 
 // boot is what the machine's first process does: file systems, then wait and reap.
 const boot = `set -e
+# What others mount on this machine is none of that one's.
+awk '$2 ~ "^/(run|tmp|var)/" { print $2 }' /proc/self/mounts | tac | xargs -r -d '\n' umount -l
 cgroups=$(grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts)
 mount -t sysfs sysfs /sys
 [ "$(wc -l <<<"$cgroups")" = 1 ] || mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
@@ -49,7 +51,7 @@ while read -r source point type options rest; do
   mount -t "$type" ${options:+-o "${options/#name=/none,name=}"} cgroup "$point"
 done <<<"$cgroups"
 mount -t tmpfs -o mode=755 tmpfs /run
-for dir in /var/lib /var/log; do mkdir -p "$1$dir"; mount --bind "$1$dir" "$dir"; done
+for dir in /var/lib /var/log /etc/containerd; do mkdir -p "$1$dir"; mount --bind "$1$dir" "$dir"; done
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 mount --make-rshared /
 sysctl -qw net.ipv4.ip_forward=1
@@ -145,8 +147,8 @@ func (m *machine) startRuntime() {
 	GinkgoHelper()
 	m.write("cni/10-pods.conflist", []byte(`{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "ptp",
   "ipam": {"type": "host-local", "ranges": [[{"subnet": "`+m.pods+`"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}`))
-	m.images.mirror(filepath.Join(m.dir, "certs.d"))
-	config := m.write("containerd.toml", []byte(`version = 2
+	m.images.mirror(filepath.Join(m.dir, "etc/containerd/certs.d"))
+	m.write("etc/containerd/config.toml", []byte(`version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "`+sandboxImage+`"
@@ -156,9 +158,9 @@ tolerate_missing_hugetlb_controller = true
 bin_dir = "/usr/lib/cni"
 conf_dir = "`+m.dir+`/cni"
 [plugins."io.containerd.grpc.v1.cri".registry]
-config_path = "`+m.dir+`/certs.d"
+config_path = "/etc/containerd/certs.d"
 `))
-	m.runtime = m.launch("containerd", "containerd", "--config", config)
+	m.runtime = m.launch("containerd", "containerd")
 	Eventually(m.path("/run/containerd/containerd.sock")).Should(BeAnExistingFile(), func() string { return m.runtime.Tail(20) })
 }
 
