@@ -39,6 +39,7 @@ var _ = Describe("Drayage as a guest", Ordered, func() {
 	})
 
 	specsOfInstallation()
+	specsOfCommandLine()
 	specsOfNetwork()
 	specsOfIdentity()
 	specsOfSlot()

@@ -34,6 +34,13 @@ const (
 // restartDelay is how long a component that ended with an error rests before it starts anew.
 const restartDelay = 2 * time.Second
 
+// The pace of the elections among servers that share an etcd, as in the chart: a successor acts in under five seconds.
+const (
+	leaseDuration = 3 * time.Second
+	renewDeadline = 2500 * time.Millisecond
+	retryPeriod   = 400 * time.Millisecond
+)
+
 // Config is what a server is told.
 type Config struct {
 	// ControlPlane configures the API server; Run adds what the product brings.
@@ -137,6 +144,7 @@ func (c Config) components(info controlplane.Info) map[string]func(context.Conte
 	shared := len(c.ControlPlane.EtcdServers) > 0
 	manager := managerapp.DefaultConfig()
 	manager.Kubeconfig, manager.LeaderElection = info.Kubeconfigs[Manager], shared
+	manager.Election = managerapp.Election{LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod}
 	if c.ControlPlane.ServiceCIDR != "" {
 		manager.Controllers.ServiceCIDR = c.ControlPlane.ServiceCIDR
 	}
@@ -144,7 +152,10 @@ func (c Config) components(info controlplane.Info) map[string]func(context.Conte
 		manager.Controllers.PodCIDR = c.PodCIDR
 	}
 	manager.Controllers.NodeCIDRBits = c.NodeCIDRBits
-	scheduler := schedulerapp.Config{Kubeconfig: info.Kubeconfigs[Scheduler], LeaderElect: shared, LeaseNamespace: "drayage-system"}
+	scheduler := schedulerapp.Config{
+		Kubeconfig: info.Kubeconfigs[Scheduler], LeaderElect: shared, LeaseNamespace: "drayage-system",
+		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+	}
 	return map[string]func(context.Context) error{
 		Manager:   func(ctx context.Context) error { return managerapp.Run(ctx, manager) },
 		Scheduler: func(ctx context.Context) error { return schedulerapp.Run(ctx, scheduler) },
