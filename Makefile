@@ -118,6 +118,10 @@ fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in 
 bench-scheduler: ## Compare the scheduler's CPU per decision with upstream's; JSON lines go to BENCH_JSON=file.
 	$(GO) test -run '^$$' -bench Decisions -benchtime 1x -timeout 30m ./scheduler/fastpath
 
+.PHONY: test-gitops
+test-gitops: ## Ask Argo CD's own code about kept objects. Not part of `make test`: Argo CD's dependencies take minutes to build.
+	cd test/gitops/argocd && $(GO) test $(GOFLAGS_TEST) -count=1 -timeout 5m ./... # the objects are outside the module: no cached answer would notice a change
+
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh test

@@ -240,9 +240,11 @@ func patchOf(base *dcorev1.Pod, desired corev1.PodStatus) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// merge keeps the conditions of others in their order and replaces ours.
+// merge keeps the conditions of others in their order and replaces ours, which may also be gone.
 func merge(base, own []corev1.PodCondition) []corev1.PodCondition {
-	merged := slices.Clone(base)
+	merged := slices.DeleteFunc(slices.Clone(base), func(had corev1.PodCondition) bool {
+		return owned[had.Type] && !slices.ContainsFunc(own, func(c corev1.PodCondition) bool { return c.Type == had.Type })
+	})
 	for _, condition := range own {
 		at := slices.IndexFunc(merged, func(c corev1.PodCondition) bool { return c.Type == condition.Type })
 		if at < 0 {
