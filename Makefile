@@ -153,6 +153,10 @@ bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy ## Compare services
 	$(GO) build -o $(BIN)/bench-network ./test/bench/network
 	$(BIN)/bench-network
 
+.PHONY: test-gitops
+test-gitops: ## Ask Argo CD's own code about kept objects. Not part of `make test`: Argo CD's dependencies take minutes to build.
+	cd test/gitops/argocd && $(GO) test $(GOFLAGS_TEST) -count=1 -timeout 5m ./... # the objects are outside the module: no cached answer would notice a change
+
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh test

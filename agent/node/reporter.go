@@ -247,7 +247,7 @@ func (r *Reporter) report(ctx context.Context, force bool) error {
 	base := r.node
 	r.mu.Unlock()
 	now := r.status(ctx, base)
-	if !force && same(&base.Status.NodeStatus, &now) && base.Status.ObservedGeneration == base.Generation {
+	if !force && same(&base.Status.NodeStatus, &now) {
 		return nil
 	}
 	before, err := json.Marshal(map[string]any{"status": base.Status})
@@ -255,7 +255,7 @@ func (r *Reporter) report(ctx context.Context, force bool) error {
 		return err
 	}
 	after, err := json.Marshal(map[string]any{"status": dcorev1.NodeStatus{
-		NodeStatus: now, ObservedGeneration: base.Generation, Summary: base.Status.Summary,
+		NodeStatus: now, ObservedGeneration: base.Status.ObservedGeneration, Summary: base.Status.Summary,
 	}})
 	if err != nil {
 		return err

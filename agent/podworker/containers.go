@@ -13,11 +13,12 @@ import (
 
 	"drayage.dev/agent"
 	"drayage.dev/agent/probes"
+	"drayage.dev/agent/status"
 )
 
 // Reasons of waiting containers, as kubelet's.
 const (
-	reasonCrashLoop = "CrashLoopBackOff"
+	reasonCrashLoop = status.CrashLoopBackOff
 	reasonConfig    = "CreateContainerConfigError"
 	reasonCreate    = "CreateContainerError"
 	reasonRun       = "RunContainerError"

@@ -12,6 +12,7 @@ import (
 
 	"drayage.dev/agent"
 	"drayage.dev/agent/resources"
+	dcorev1 "drayage.dev/apis/core/v1"
 )
 
 // Reasons of waiting containers that have no failure to tell of.
@@ -143,9 +144,10 @@ func (o Observed) addresses(s *corev1.PodStatus, previous *corev1.PodStatus) {
 	}
 }
 
-// Owned are the conditions that the agent writes; every other condition is somebody else's.
-var Owned = map[corev1.PodConditionType]bool{
+// owned are the conditions that the agent writes; every other condition is somebody else's.
+var owned = map[corev1.PodConditionType]bool{
 	corev1.PodReadyToStartContainers: true, corev1.PodInitialized: true, corev1.PodReady: true, corev1.ContainersReady: true,
+	dcorev1.PodStalled: true,
 }
 
 func (o Observed) conditions(s *corev1.PodStatus, previous *corev1.PodStatus, all []corev1.ContainerStatus) {
@@ -163,6 +165,10 @@ func (o Observed) conditions(s *corev1.PodStatus, previous *corev1.PodStatus, al
 		// Readiness gates are others' conditions, so they are looked for in the API's status.
 		upstreamstatus.GeneratePodReadyCondition(pod, previous, pod.Status.Conditions, all, s.Phase),
 		upstreamstatus.GenerateContainersReadyCondition(pod, previous, all, s.Phase),
+	}
+	if reason, message := stalled(s); reason != "" {
+		s.Conditions = append(s.Conditions, corev1.PodCondition{Type: dcorev1.PodStalled, Status: corev1.ConditionTrue,
+			ObservedGeneration: pod.Generation, Reason: reason, Message: message})
 	}
 	for i := range s.Conditions {
 		condition := &s.Conditions[i]

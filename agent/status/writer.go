@@ -249,14 +249,18 @@ func withScheduled(conditions []corev1.PodCondition) []corev1.PodCondition {
 	if known != nil && known.Status == corev1.ConditionTrue {
 		return conditions
 	}
-	return merge(conditions, []corev1.PodCondition{{
+	scheduled := corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now().Rfc3339Copy(),
-	}})
+	}
+	others := slices.DeleteFunc(slices.Clone(conditions), func(had corev1.PodCondition) bool { return had.Type == corev1.PodScheduled })
+	return append(others, scheduled)
 }
 
-// merge keeps the conditions of others in their order and replaces ours.
+// merge keeps the conditions of others in their order and replaces ours, which may also be gone.
 func merge(base, own []corev1.PodCondition) []corev1.PodCondition {
-	merged := slices.Clone(base)
+	merged := slices.DeleteFunc(slices.Clone(base), func(had corev1.PodCondition) bool {
+		return owned[had.Type] && !slices.ContainsFunc(own, func(c corev1.PodCondition) bool { return c.Type == had.Type })
+	})
 	for _, condition := range own {
 		at := slices.IndexFunc(merged, func(c corev1.PodCondition) bool { return c.Type == condition.Type })
 		if at < 0 {

@@ -156,7 +156,8 @@ var _ = Describe("a ReplicaSet", func() {
 			HaveField("Reason", "FailedCreate"), HaveField("Message", ContainSubstring("missing"))))))
 		edit(ctx, set, func(set *dappsv1.ReplicaSet) { set.Spec.Template.Spec.PriorityClassName = "" })
 		Eventually(reading(set)).WithContext(ctx).Should(HaveField("Status", And(
-			HaveField("ReadyReplicas", int32(5)), HaveField("Conditions", BeEmpty()))))
+			HaveField("ReadyReplicas", int32(5)), HaveField("Conditions", ConsistOf(And(
+				HaveField("Type", dappsv1.ReplicaSetReady), HaveField("Status", corev1.ConditionTrue)))))))
 	})
 
 	It("has pods whose managed fields one patch ends for good", func(ctx context.Context) {

@@ -31,8 +31,10 @@ type Deployment struct {
 	Spec appsv1.DeploymentSpec `json:"spec"`
 
 	// Status is what the deployment controller last saw.
+	// Until then its observedGeneration is 0, so that no tool takes a new object for a settled one.
 	//
 	// +optional
+	// +kubebuilder:default:={"observedGeneration":0}
 	Status DeploymentStatus `json:"status,omitempty"`
 }
 

@@ -27,8 +27,10 @@ type ReplicaSet struct {
 	Spec appsv1.ReplicaSetSpec `json:"spec"`
 
 	// Status is what the replica set controller last saw.
+	// Until then its observedGeneration is 0, so that no tool takes a new object for a settled one.
 	//
 	// +optional
+	// +kubebuilder:default:={"observedGeneration":0,"replicas":0}
 	Status ReplicaSetStatus `json:"status,omitempty"`
 }
 

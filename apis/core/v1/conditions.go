@@ -6,17 +6,27 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Conditions of Services. The service controller writes Ready and Stalled.
+// Conditions of Services. All have their writer in the service controller.
 const (
 	// ServiceReady says that the service has every address and port that it needs.
 	ServiceReady = "Ready"
+	// ServiceReconciling says that an address of a load balancer is still to come. It is absent otherwise.
+	ServiceReconciling = "Reconciling"
 	// ServiceHidesHostService says that the cluster that Drayage is installed in has a Service of the same
 	// namespace and name, which Drayage's pods do not find by it. Absent where that is not so.
 	ServiceHidesHostService = "HidesHostService"
 	// ServiceStalled says that the service cannot become ready unless somebody changes it, or another
-	// service gives up what it asks for.
+	// service gives up what it asks for. It is absent otherwise.
 	ServiceStalled = "Stalled"
 )
+
+// NodeStalled is a Node's condition that nothing is known of it any more until somebody looks after the
+// machine; its reasons are those of Ready. It is absent otherwise. Its writer is the node controller.
+const NodeStalled corev1.NodeConditionType = "Stalled"
+
+// PodStalled is a Pod's condition that it will not become ready by waiting: it has failed for good, or a
+// container keeps crashing. It is absent otherwise. Its writer is the agent.
+const PodStalled corev1.PodConditionType = "Stalled"
 
 // Reasons of a Service's conditions, and of the events that go with them.
 const (

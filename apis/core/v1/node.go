@@ -29,8 +29,10 @@ type Node struct {
 
 	// Status is what the node's agent last reported; the node controller marks it Unknown when the
 	// agent's lease runs out.
+	// Until then its observedGeneration is 0, so that no tool takes a new object for a settled one.
 	//
 	// +optional
+	// +kubebuilder:default:={"observedGeneration":0}
 	Status NodeStatus `json:"status,omitempty"`
 }
 

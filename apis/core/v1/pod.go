@@ -58,7 +58,7 @@ type Pod struct {
 	// Status is what the node last reported.
 	//
 	// +optional
-	// +kubebuilder:default={phase: "Pending", summary: {ready: "", status: "Pending", restarts: "0"}}
+	// +kubebuilder:default:={"observedGeneration":0,"phase":"Pending","summary":{"ready":"","status":"Pending","restarts":"0"}}
 	Status PodStatus `json:"status,omitempty"`
 }
 

@@ -23,8 +23,10 @@ type Service struct {
 	Spec corev1.ServiceSpec `json:"spec"`
 
 	// Status is what the service controller last saw.
+	// Until then its observedGeneration is 0, so that no tool takes a new object for a settled one.
 	//
 	// +optional
+	// +kubebuilder:default:={"observedGeneration":0}
 	Status ServiceStatus `json:"status,omitempty"`
 }
 

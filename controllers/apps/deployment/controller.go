@@ -122,10 +122,10 @@ func behind(err error) bool {
 
 // refuse answers a Deployment whose selector matches every pod of the namespace: none is touched.
 func (r *reconciler) refuse(ctx context.Context, stored *dappsv1.Deployment) error {
-	r.recorder.Event(stored, corev1.EventTypeWarning, "SelectingAll",
-		"This deployment is selecting all pods. A non-empty selector is required.")
+	r.recorder.Event(stored, corev1.EventTypeWarning, dappsv1.DeploymentSelectingAll, selectsAll)
 	status := *stored.Status.DeepCopy()
 	status.ObservedGeneration = stored.Generation
+	setRefused(&status.DeploymentStatus)
 	return r.patchStatus(ctx, stored, status)
 }
 

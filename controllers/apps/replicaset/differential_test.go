@@ -239,7 +239,11 @@ func (i indexer) IndexField(_ context.Context, object client.Object, field strin
 	return nil
 }
 
+// withoutTimes takes from a status what upstream's does not have, or has at another time.
 func withoutTimes(status appsv1.ReplicaSetStatus) appsv1.ReplicaSetStatus {
+	for _, own := range []appsv1.ReplicaSetConditionType{dappsv1.ReplicaSetReady, dappsv1.ReplicaSetReconciling} {
+		upstreamreplicaset.RemoveCondition(&status, own)
+	}
 	for i := range status.Conditions {
 		status.Conditions[i].LastTransitionTime = metav1.Time{}
 	}

@@ -38,6 +38,7 @@ func newStatus(seen observed, scaleErr error, now time.Time) dappsv1.ReplicaSetS
 		}
 	}
 	setReplicaFailure(&status, seen, scaleErr)
+	setKstatus(&status, set)
 	return dappsv1.ReplicaSetStatus{
 		ReplicaSetStatus: status,
 		Selector:         seen.selector.String(),

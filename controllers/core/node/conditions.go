@@ -59,6 +59,24 @@ func markUnknown(status *dcorev1.NodeStatus, now time.Time) {
 	}
 }
 
+// markStalled says of a node that nothing is known of that waiting does not help, and takes it back when its
+// agent is heard of again. A node that its agent calls unready is left alone: it may become ready.
+func markStalled(status *dcorev1.NodeStatus, now time.Time) {
+	is := func(kind corev1.NodeConditionType) func(corev1.NodeCondition) bool {
+		return func(c corev1.NodeCondition) bool { return c.Type == kind }
+	}
+	ready, stalled := slices.IndexFunc(status.Conditions, is(corev1.NodeReady)), slices.IndexFunc(status.Conditions, is(dcorev1.NodeStalled))
+	lost := ready >= 0 && status.Conditions[ready].Status == corev1.ConditionUnknown
+	switch {
+	case lost && stalled < 0:
+		condition := status.Conditions[ready]
+		condition.Type, condition.Status, condition.LastTransitionTime = dcorev1.NodeStalled, corev1.ConditionTrue, metav1.NewTime(now)
+		status.Conditions = append(status.Conditions, condition)
+	case !lost && stalled >= 0:
+		status.Conditions = slices.Delete(status.Conditions, stalled, stalled+1)
+	}
+}
+
 // summaryOf is a node's columns, as kubectl prints them.
 func summaryOf(node *dcorev1.Node) dcorev1.NodeSummary {
 	status := "NotReady"

@@ -134,6 +134,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if silence <= 0 {
 		markUnknown(&node.Status, r.clock.Now())
 	}
+	markStalled(&node.Status, r.clock.Now())
 	if err := r.ensureCIDR(ctx, node); err != nil {
 		return ctrl.Result{}, err
 	}

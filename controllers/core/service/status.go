@@ -35,9 +35,10 @@ func newStatus(service *dcorev1.Service, nodes []dcorev1.Node, problems []proble
 
 	ready := metav1.Condition{Type: dcorev1.ServiceReady, Status: metav1.ConditionTrue, Reason: dcorev1.ServiceAllocated,
 		Message: "The service has its addresses and ports."}
-	stalled := metav1.Condition{Type: dcorev1.ServiceStalled, Status: metav1.ConditionFalse, Reason: dcorev1.ServiceAllocated,
-		Message: "Nothing stands in the way."}
+	// Of the other two at most one is there, and then it is true and says the same as Ready.
+	other := ""
 	if service.Spec.Type == corev1.ServiceTypeLoadBalancer && len(status.LoadBalancer.Ingress) == 0 {
+		other = dcorev1.ServiceReconciling
 		ready.Status, ready.Reason = metav1.ConditionFalse, dcorev1.ServiceAddressPending
 		ready.Message = "The load balancer has no address yet: no node is ready."
 		if service.Spec.LoadBalancerClass != nil {
@@ -50,11 +51,18 @@ func newStatus(service *dcorev1.Service, nodes []dcorev1.Node, problems []proble
 			messages[i] = p.message
 		}
 		message := strings.Join(messages, "; ") + ". Ask for another one, leave the field out, or delete the holder."
+		other = dcorev1.ServiceStalled
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, problems[0].reason, message
-		stalled.Status, stalled.Reason, stalled.Message = metav1.ConditionTrue, problems[0].reason, message
 	}
-	for _, condition := range []metav1.Condition{ready, stalled} {
-		condition.ObservedGeneration = service.Generation
+	ready.ObservedGeneration = service.Generation
+	meta.SetStatusCondition(&status.Conditions, ready)
+	for _, kind := range []string{dcorev1.ServiceReconciling, dcorev1.ServiceStalled} {
+		if kind != other {
+			meta.RemoveStatusCondition(&status.Conditions, kind)
+			continue
+		}
+		condition := ready
+		condition.Type, condition.Status = kind, metav1.ConditionTrue
 		meta.SetStatusCondition(&status.Conditions, condition)
 	}
 	status.Summary = dcorev1.ServiceSummary{
