@@ -95,6 +95,7 @@ func NewAPIGroup(ctx context.Context, config Config) (*genericapiserver.APIGroup
 		podsPath(subresourcesv1alpha1.EvictionSubresource): &evictionREST{store: evictions, surge: surge{evictions, clock.RealClock{}}},
 
 		subresourcesv1alpha1.NodesResource:                    &parent{kind: "NodeSubresources", singular: "nodesubresource"},
+		nodesPath(subresourcesv1alpha1.CheckSubresource):      &checkREST{nodes: nodes},
 		nodesPath(subresourcesv1alpha1.PodObjectsSubresource): &podObjectsREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.PodTokensSubresource):  &podTokensREST{broker: broker, agents: config.NodeServiceAccount},
 		nodesPath(subresourcesv1alpha1.AppliedSubresource):    &appliedREST{ledger: ledger, agents: config.NodeServiceAccount, replica: config.ReplicaUser},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -26,6 +27,7 @@ import (
 
 	"drayage.dev/agent/streaming"
 	dcorev1 "drayage.dev/apis/core/v1"
+	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
 	"drayage.dev/internal/upstream"
 )
 
@@ -56,7 +58,7 @@ func startNode(ctx context.Context, name string) *scriptedNode {
 	pool := x509.NewCertPool()
 	Expect(pool.AppendCertsFromPEM(ca)).To(BeTrue())
 	agent := streaming.New(streaming.Config{
-		Listener: listener, ClientCAs: pool, Pods: n, Runtime: newScriptedRuntime(n),
+		Listener: listener, ClientCAs: pool, Pods: n, Runtime: newScriptedRuntime(n), Check: http.HandlerFunc(n.check),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(filepath.Join(pkiDir, "apiserver.crt"), filepath.Join(pkiDir, "apiserver.key"))
 			return &cert, err
@@ -72,6 +74,20 @@ func startNode(ctx context.Context, name string) *scriptedNode {
 	})
 	registerNode(ctx, name, "127.0.0.1", listener.Addr().(*net.TCPAddr).Port)
 	return n
+}
+
+// check answers a question for the network with the nodes that it names.
+func (n *scriptedNode) check(w http.ResponseWriter, request *http.Request) {
+	var asked subresourcesv1alpha1.NetworkCheck
+	if err := json.NewDecoder(request.Body).Decode(&asked); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var report subresourcesv1alpha1.NetworkCheckReport
+	for _, node := range asked.Nodes {
+		report.Findings = append(report.Findings, subresourcesv1alpha1.NetworkFinding{Broken: true, Message: n.name + " to " + node.Name})
+	}
+	_ = json.NewEncoder(w).Encode(report)
 }
 
 // registerNode tells the API server where the agent of a node listens.

@@ -53,6 +53,8 @@ type Config struct {
 	Pods Pods
 	// Runtime is the container runtime of the pods, which carry kubelet's labels in it.
 	Runtime runtimeapi.RuntimeServiceClient
+	// Check answers POST /check, which looks for what is broken in the node's network; nil means nobody does.
+	Check http.Handler
 }
 
 // Server serves the streams of one node's pods.
@@ -121,6 +123,9 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
+	if s.config.Check != nil {
+		mux.Handle("POST /check", s.config.Check)
+	}
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		for _, uid := range []string{"", "/{uid}"} {
 			pod := "/{namespace}/{pod}" + uid

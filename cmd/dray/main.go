@@ -24,6 +24,7 @@ import (
 	"drayage.dev/cmd/dray/drain"
 	"drayage.dev/cmd/dray/explain"
 	"drayage.dev/cmd/dray/kubectl"
+	"drayage.dev/cmd/dray/net"
 	"drayage.dev/cmd/dray/rollout"
 	"drayage.dev/cmd/dray/server"
 	"drayage.dev/cmd/dray/streams"
@@ -84,7 +85,7 @@ and is its command line.`,
 	for id, commands := range map[string][]*cobra.Command{
 		"run": {up.NewCommand(), server.NewCommand(), agentjoin.NewCommand(), token.NewCommand(), cleannode.NewCommand()},
 		"use": {
-			kubectl.NewCommand(streamsIO), convert.NewCommand(streamsIO), rollout.NewCommand(streamsIO), delete.NewCommand(streamsIO), explain.NewCommand(streamsIO),
+			kubectl.NewCommand(streamsIO), convert.NewCommand(streamsIO), rollout.NewCommand(streamsIO), delete.NewCommand(streamsIO), explain.NewCommand(streamsIO), net.NewCommand(streamsIO),
 			streams.NewLogs(streamsIO), streams.NewExec(streamsIO), streams.NewAttach(streamsIO), streams.NewPortForward(streamsIO),
 			drain.NewCordon(streamsIO), drain.NewUncordon(streamsIO), drain.NewDrain(streamsIO), drain.NewTaint(streamsIO),
 		},

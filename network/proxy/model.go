@@ -242,7 +242,7 @@ func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
 			frontends, since = compilePod(m.node, pod), pod.CreationTimestamp.Time
 		}
 	} else {
-		service, endpoints := m.services[name.NamespacedName], slices.Collect(maps.Values(m.slices[name.NamespacedName]))
+		service, endpoints := m.services[name.NamespacedName], m.endpoints(name.NamespacedName)
 		m.check(name.NamespacedName, service, endpoints)
 		if service != nil {
 			frontends, since = compile(m.node, service, endpoints), service.CreationTimestamp.Time
@@ -258,6 +258,18 @@ func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
 		at, _ := slices.BinarySearchFunc(m.claims[key], own, claim.compare)
 		m.claims[key] = slices.Insert(m.claims[key], at, own)
 	}
+}
+
+// endpoints are a service's slices, but for those of services that are headless by label: DNS leads to
+// their endpoints, and nothing else does.
+func (m *Model) endpoints(service types.NamespacedName) []*discoveryv1.EndpointSlice {
+	var all []*discoveryv1.EndpointSlice
+	for _, slice := range m.slices[service] {
+		if _, headless := slice.Labels[corev1.IsHeadlessService]; !headless {
+			all = append(all, slice)
+		}
+	}
+	return all
 }
 
 // check renews what is told of a service at its health check port.

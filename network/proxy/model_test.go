@@ -14,6 +14,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/kubernetes/pkg/proxy/apis"
 	"k8s.io/utils/ptr"
 
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
@@ -244,6 +245,18 @@ var _ = Describe("Model", func() {
 			shares += g.Share
 		}
 		Expect(shares).To(Equal(spec.Shares))
+	})
+
+	It("leaves services of other proxies, and endpoints of services that are headless by label, alone", func() {
+		model.SetService(service("web", "10.96.0.20"))
+		headless := slice("web-1", "web", endpoint("10.244.1.2"))
+		headless.Labels[corev1.IsHeadlessService] = ""
+		model.SetSlice(headless)
+		Expect(model.Changes()[at("10.96.0.20:80", 6)]).To(Equal(&spec.Frontend{}))
+		model.SetService(service("web", "10.96.0.20", func(s *corev1.Service) {
+			s.Labels = map[string]string{apis.LabelServiceProxyName: "other"}
+		}))
+		Expect(model.Changes()).To(Equal(spec.Changes{at("10.96.0.20:80", 6): nil}))
 	})
 
 	It("leads host ports to the pod of the node", func() {

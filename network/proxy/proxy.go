@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -137,6 +138,14 @@ func (p *Proxy) Applied() (revision uint64, news <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.applied, p.news
+}
+
+// Frontends returns what the kernel should do for a service on this node, as far as the API has been
+// heard; known is false before all of it has been, ever.
+func (p *Proxy) Frontends(service types.NamespacedName) (frontends map[spec.Key]*spec.Frontend, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.model.compiled[serviceOwner(service)]), p.told
 }
 
 func (p *Proxy) wake() {

@@ -168,7 +168,7 @@ func (a *agent) startStreaming(ctx context.Context, cancel context.CancelCauseFu
 	}
 	server := streaming.New(streaming.Config{
 		Listener: a.listener, GetCertificate: a.certificate(), ClientCAs: pool,
-		Pods: a.pods, Runtime: runtimeapi.NewRuntimeServiceClient(a.conn),
+		Pods: a.pods, Runtime: runtimeapi.NewRuntimeServiceClient(a.conn), Check: a.checker(),
 	})
 	a.part(ctx, cancel, "serving streams", server.Run)
 	return nil

@@ -80,6 +80,11 @@ func serveApp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	packets, err := net.ListenPacket("udp", listen)
+	if err != nil {
+		return err
+	}
+	go answerPackets(packets)
 	log.Printf("%s serves on %s", os.Getenv("DEMO_IMAGE"), listener.Addr())
 	appendLog(fmt.Sprintf("%s started", os.Getenv("DEMO_IMAGE")))
 
@@ -95,6 +100,20 @@ func serveApp(ctx context.Context) error {
 	shutdown, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return server.Shutdown(shutdown)
+}
+
+// answerPackets answers every datagram as "/" answers a request.
+func answerPackets(packets net.PacketConn) {
+	buffer := make([]byte, 512)
+	hostname, _ := os.Hostname()
+	for {
+		_, from, err := packets.ReadFrom(buffer)
+		if err != nil {
+			return
+		}
+		text, _ := json.Marshal(map[string]string{"pod": hostname, "image": os.Getenv("DEMO_IMAGE"), "client": from.String()})
+		_, _ = packets.WriteTo(text, from)
+	}
 }
 
 func (a *app) count(next http.Handler) http.Handler {
