@@ -20,10 +20,15 @@ var _ = Describe("The check of a node's network", func() {
 		GinkgoHelper()
 		config := rest.CopyConfig(as(server, user, groups...))
 		config.APIPath, config.GroupVersion = "/apis", &subresourcesv1alpha1.GroupVersion
+		config.ContentType, config.AcceptContentTypes = "application/json", "application/json"
 		config.NegotiatedSerializer = serializer.WithoutConversionCodecFactory{CodecFactory: scheme.Codecs}
 		client, err := rest.RESTClientFor(config)
 		Expect(err).NotTo(HaveOccurred())
-		answer, err := client.Post().Resource("nodes").Name(node).SubResource("check").Body([]byte(body)).DoRaw(ctx)
+		result := client.Post().Resource("nodes").Name(node).SubResource("check").Body([]byte(body)).Do(ctx)
+		if err := result.Error(); err != nil {
+			return "", err
+		}
+		answer, err := result.Raw()
 		return string(answer), err
 	}
 

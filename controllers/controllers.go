@@ -25,6 +25,8 @@ type Config struct {
 	ServiceCIDR string
 	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
 	PodCIDR string
+	// NodeCIDRBits is the size of a node's pod range; zero means 24, for IPv6 64.
+	NodeCIDRBits int
 	// NodeGrace is how long a node's lease may go without renewal before the node counts as lost; zero
 	// means 40 seconds.
 	NodeGrace time.Duration
@@ -50,7 +52,8 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 		func() error { return poddisruptionbudget.Add(mgr) },
 		func() error {
 			return core.Add(mgr, core.Config{
-				ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR, NodeGrace: cfg.NodeGrace, NodeQuarantine: cfg.NodeQuarantine,
+				ServiceCIDR: cfg.ServiceCIDR, PodCIDR: cfg.PodCIDR, NodeCIDRBits: cfg.NodeCIDRBits,
+				NodeGrace: cfg.NodeGrace, NodeQuarantine: cfg.NodeQuarantine,
 			})
 		},
 	} {

@@ -24,6 +24,8 @@ type Config struct {
 	ServiceCIDR string
 	// PodCIDR is the range that nodes get their pod ranges from, such as "10.244.0.0/16".
 	PodCIDR string
+	// NodeCIDRBits is the size of a node's pod range; zero means 24, for IPv6 64.
+	NodeCIDRBits int
 	// NodeGrace is how long a node's lease may go without renewal before the node counts as lost; zero
 	// means 40 seconds.
 	NodeGrace time.Duration
@@ -42,7 +44,7 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 		func() error { return claims.AddSweeper(mgr) },
 		func() error { return service.Add(mgr, service.Config{ServiceCIDR: cfg.ServiceCIDR}) },
 		func() error { return endpointslice.Add(mgr) },
-		func() error { return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, Grace: cfg.NodeGrace}) },
+		func() error { return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, NodeCIDRBits: cfg.NodeCIDRBits, Grace: cfg.NodeGrace}) },
 		func() error { return pod.Add(mgr, pod.Config{Quarantine: cfg.NodeQuarantine}) },
 	} {
 		if err := add(); err != nil {

@@ -75,6 +75,25 @@ var _ = Describe("a Node", func() {
 		Eventually(held).ShouldNot(ContainElement("cidr-a=" + a.Spec.PodCIDR))
 	})
 
+	It("gets no range that overlaps one of another size, which a cluster begun with other shares has", func(ctx context.Context) {
+		wide := &dcorev1.Node{}
+		wide.Name, wide.Spec.PodCIDR = "cidr-wide", "10.244.0.0/21"
+		wide.Spec.PodCIDRs = []string{wide.Spec.PodCIDR}
+		create(ctx, wide)
+		Eventually(func() []string {
+			var list dnetworkingv1alpha1.AllocationList
+			Expect(api.List(ctx, &list)).To(Succeed())
+			var values []string
+			for _, claim := range list.Items {
+				values = append(values, claim.Spec.Value)
+			}
+			return values
+		}).Should(ContainElement(wide.Spec.PodCIDR))
+		n := addNode(ctx, "cidr-beside", "192.0.2.7", corev1.ConditionTrue)
+		Eventually(reading(n)).WithContext(ctx).Should(HaveField("Spec.PodCIDR", Not(BeEmpty())))
+		Expect(netip.MustParsePrefix(wide.Spec.PodCIDR).Overlaps(netip.MustParsePrefix(n.Spec.PodCIDR))).To(BeFalse())
+	})
+
 	It("is kept free of pods until it is ready, and while it is cordoned, and says so", func(ctx context.Context) {
 		addNode(ctx, "healthy", "192.0.2.2", corev1.ConditionTrue)
 		n := &dcorev1.Node{}

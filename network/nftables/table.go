@@ -102,9 +102,12 @@ func (t *Table) Apply(changes spec.Changes) error {
 	}
 	d := diff(is, should)
 	before.settle(t.shared, &d)
-	if err := t.commit(d); err != nil {
-		// The counts have moved on: only a Sync makes them right again.
-		return fmt.Errorf("applying %d changed frontends: %w", len(changes), err)
+	// Nothing is no transaction, and raises no generation.
+	if !d.empty() {
+		if err := t.commit(d); err != nil {
+			// The counts have moved on: only a Sync makes them right again.
+			return fmt.Errorf("applying %d changed frontends: %w", len(changes), err)
+		}
 	}
 	stale := t.staleFlows(changes, false)
 	t.record(changes)
@@ -169,8 +172,10 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 	sortShapes(d.oldShapes)
 	t.generation = generation
 	changed = !whole || !d.empty()
-	if err := t.commit(d); err != nil {
-		return changed, fmt.Errorf("writing nftables table %s: %w", t.layout.table.Name, err)
+	if changed {
+		if err := t.commit(d); err != nil {
+			return changed, fmt.Errorf("writing nftables table %s: %w", t.layout.table.Name, err)
+		}
 	}
 	stale := t.staleFlows(frontends, true)
 	for e := range d.remove {

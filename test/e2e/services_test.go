@@ -433,7 +433,7 @@ endpoints: [ENDPOINTS]
 		}
 		out, err = many.Dray(ctx, "net", "check", "--from", "node/n1", "--to", "node/n3")
 		Expect(err).To(HaveOccurred())
-		Expect(out+err.Error()).To(ContainSubstring("The tunnel from node n1 to node n3 carries nothing, although n3 answers at 172.31.0.13: open UDP port 14789"))
+		Expect(out + err.Error()).To(ContainSubstring("The tunnel from node n1 to node n3 carries nothing, although n3 answers at 172.31.0.13: open UDP port 14789"))
 		_, err = many.Nodes[2].Exec(ctx, "nft", "delete", "table", "ip", "wall")
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(2*time.Minute))

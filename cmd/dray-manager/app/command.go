@@ -47,6 +47,8 @@ resources, and nothing else; any number of managers may run with --leader-elect,
 		"range of the services' cluster addresses")
 	flags.StringVar(&cfg.Controllers.PodCIDR, "pod-cidr", cfg.Controllers.PodCIDR,
 		"range that nodes get their pod ranges from")
+	flags.IntVar(&cfg.Controllers.NodeCIDRBits, "node-cidr-mask-size", cfg.Controllers.NodeCIDRBits,
+		"size of a node's pod range; 0: 24, which is 254 pods, for IPv6 64. Nodes keep the range that they have")
 	flags.DurationVar(&cfg.Controllers.NodeGrace, "node-monitor-grace-period", cfg.Controllers.NodeGrace,
 		"how long a node may be silent before it counts as lost; agents renew their leases every 10 seconds")
 	flags.DurationVar(&cfg.Controllers.NodeQuarantine, "node-quarantine", cfg.Controllers.NodeQuarantine,

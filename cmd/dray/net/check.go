@@ -269,8 +269,13 @@ func (c *check) askOne(ctx context.Context, node string, question *subresourcesv
 	if err != nil {
 		return report, err
 	}
-	answer, err := c.rest.Post().Resource(subresourcesv1alpha1.NodesResource).Name(node).
-		SubResource(subresourcesv1alpha1.CheckSubresource).Body(body).DoRaw(ctx)
+	result := c.rest.Post().Resource(subresourcesv1alpha1.NodesResource).Name(node).
+		SubResource(subresourcesv1alpha1.CheckSubresource).Body(body).Do(ctx)
+	// The error tells what the server has said; that of Raw does not.
+	if err := result.Error(); err != nil {
+		return report, err
+	}
+	answer, err := result.Raw()
 	if err != nil {
 		return report, err
 	}

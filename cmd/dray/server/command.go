@@ -66,6 +66,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&cp.ServingNames, "tls-san", nil, "further names and addresses to put into the API server's certificate, such as a load balancer's")
 	flags.StringVar(&cp.ServiceCIDR, "service-cidr", controlplane.DefaultServiceCIDR, "range of the addresses of services")
 	flags.StringVar(&c.PodCIDR, "pod-cidr", "10.244.0.0/16", "range that nodes get their pods' addresses from")
+	flags.IntVar(&c.NodeCIDRBits, "node-cidr-mask-size", 0, "size of a node's part of it; 0: 24, which is 254 pods, for IPv6 64. Nodes keep the part that they have")
 	flags.StringSliceVar(&cp.EtcdServers, "etcd-servers", nil, "URLs of an etcd outside, to share among several servers (default: etcd runs in this process)")
 	flags.StringVar(&cp.EtcdTLS.CAFile, "etcd-cafile", "", "authority of the etcd outside")
 	flags.StringVar(&cp.EtcdTLS.CertFile, "etcd-certfile", "", "client certificate for the etcd outside")

@@ -40,6 +40,8 @@ type Config struct {
 	ControlPlane controlplane.Config
 	// PodCIDR is the range that nodes get their pods' addresses from. Default: the manager's.
 	PodCIDR string
+	// NodeCIDRBits is the size of a node's part of it. Default: the manager's.
+	NodeCIDRBits int
 	// Disable names components that this process does not run: manager, scheduler.
 	Disable []string
 }
@@ -136,6 +138,7 @@ func (c Config) components(info controlplane.Info) map[string]func(context.Conte
 	if c.PodCIDR != "" {
 		manager.Controllers.PodCIDR = c.PodCIDR
 	}
+	manager.Controllers.NodeCIDRBits = c.NodeCIDRBits
 	scheduler := schedulerapp.Config{Kubeconfig: info.Kubeconfigs[Scheduler], LeaderElect: shared, LeaseNamespace: "drayage-system"}
 	return map[string]func(context.Context) error{
 		Manager:   func(ctx context.Context) error { return managerapp.Run(ctx, manager) },

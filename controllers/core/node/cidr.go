@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -84,11 +85,15 @@ func (r *reconciler) ensureCIDR(ctx context.Context, node *dcorev1.Node) error {
 			return nil
 		}
 	}
+	held, err := r.heldRanges(ctx)
+	if err != nil {
+		return err
+	}
 	for share := range r.podRange.each {
-		claim := allocation.PodCIDR(share, owner)
-		if r.client.Get(ctx, client.ObjectKeyFromObject(claim), &dnetworkingv1alpha1.Allocation{}, client.UnsafeDisableDeepCopy) == nil {
+		if slices.ContainsFunc(held, share.Overlaps) {
 			continue
 		}
+		claim := allocation.PodCIDR(share, owner)
 		err := r.claims.Take(ctx, claim)
 		var taken *claims.TakenError
 		if errors.As(err, &taken) {
@@ -102,6 +107,24 @@ func (r *reconciler) ensureCIDR(ctx context.Context, node *dcorev1.Node) error {
 	r.recorder.Eventf(node, corev1.EventTypeWarning, "CIDRNotAvailable",
 		"No range of pod addresses is left in %s: delete nodes that are gone, or start the cluster with a larger range", r.podRange.prefix)
 	return nil
+}
+
+// heldRanges are the ranges that nodes have. Claims are names: one does not stand in the way of another
+// that overlaps it, and a cluster that was started with another size of shares has such.
+func (r *reconciler) heldRanges(ctx context.Context) ([]netip.Prefix, error) {
+	var list dnetworkingv1alpha1.AllocationList
+	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the nodes' pod ranges: %w", err)
+	}
+	var held []netip.Prefix
+	for i := range list.Items {
+		if spec := &list.Items[i].Spec; spec.Type == dnetworkingv1alpha1.PodCIDR {
+			if prefix, err := netip.ParsePrefix(spec.Value); err == nil {
+				held = append(held, prefix)
+			}
+		}
+	}
+	return held, nil
 }
 
 // confirmCIDR claims what the node has already: an administrator may have set it.
