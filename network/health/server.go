@@ -31,6 +31,8 @@ type Answer struct {
 	Port uint16
 	// Ready is how many endpoints the node has; with none, load balancers leave it out.
 	Ready int
+	// Stuck says that the node's rules do not follow the API any more: load balancers leave it out, too.
+	Stuck bool
 }
 
 // Config says where to listen.
@@ -157,16 +159,17 @@ func (s *Server) open(ctx context.Context, service types.NamespacedName, number 
 	return p, nil
 }
 
-// serve answers as upstream's kube-proxy does, for whoever reads it: 200 with an endpoint or more, 503
-// without.
+// serve answers as upstream's kube-proxy does, for whoever reads it: 200 with an endpoint or more and
+// rules that follow, else 503.
 func (s *Server) serve(w http.ResponseWriter, service types.NamespacedName) {
-	ready := s.answer(service).Ready
+	answer := s.answer(service)
+	ready := answer.Ready
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(ready))
-	if ready == 0 {
+	if ready == 0 || answer.Stuck {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	fmt.Fprintf(w, "{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": true\n}",
-		service.Namespace, service.Name, ready)
+	fmt.Fprintf(w, "{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": %t\n}",
+		service.Namespace, service.Name, ready, !answer.Stuck)
 }

@@ -82,6 +82,16 @@ var _ = Describe("The server", func() {
 		}
 	})
 
+	It("leaves a node out whose rules do not follow", func() {
+		port := free()
+		server := start(health.Config{})
+		server.Set(map[types.NamespacedName]health.Answer{web: {Port: port, Ready: 2, Stuck: true}})
+		var got said
+		Eventually(func() (err error) { got, err = ask(port); return err }).Should(Succeed())
+		Expect(got.code).To(Equal(http.StatusServiceUnavailable))
+		Expect(got.body).To(MatchJSON(`{"service":{"namespace":"shop","name":"web"},"localEndpoints":2,"serviceProxyHealthy":false}`))
+	})
+
 	It("closes the port of a service that is gone or has another", func() {
 		first, second := free(), free()
 		server := start(health.Config{})

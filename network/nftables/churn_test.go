@@ -2,6 +2,7 @@ package nftables_test
 
 import (
 	"fmt"
+	"net/netip"
 	locking "sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,17 @@ var _ = Describe("Churn", func() {
 		_, one := w.pod("one")
 		_, two := w.pod("two")
 		_, three := w.pod("three")
-		states := []*spec.Frontend{frontend(one), frontend(one, two, three), frontend(two, three)}
+		divided := func(share int, first []netip.AddrPort, second ...netip.AddrPort) *spec.Frontend {
+			f := frontend(append(first, second...)...)
+			f.Slots, f.Groups = nil, []spec.Group{{Share: share, Slots: first}, {Share: spec.Shares - share, Slots: second}}
+			return f
+		}
+		sticky := frontend(one, three)
+		sticky.Affinity = time.Minute
+		states := []*spec.Frontend{
+			frontend(one), frontend(one, two, three), divided(900, []netip.AddrPort{one}, two, three), frontend(two, three),
+			divided(10, []netip.AddrPort{one, two}, three), sticky,
+		}
 		w.apply(spec.Changes{key(service, tcp): states[0]})
 
 		var asked atomic.Int64
@@ -52,7 +63,12 @@ var _ = Describe("Churn", func() {
 		}
 		changes := 0
 		for start := time.Now(); time.Since(start) < 5*time.Second; changes++ {
-			w.apply(spec.Changes{key(service, tcp): states[changes%len(states)]})
+			// The client is on the node: what it uses is now its own frontend, now everybody's.
+			next := spec.Changes{key(service, tcp): states[changes%len(states)], within(key(service, tcp)): nil}
+			if changes%5 < 2 {
+				next[within(key(service, tcp))] = states[(changes+1)%len(states)]
+			}
+			w.apply(next)
 		}
 		close(stop)
 		clients.Wait()

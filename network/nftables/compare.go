@@ -36,7 +36,7 @@ func (t *Table) Compare(frontends map[spec.Key]*spec.Frontend) (differences []st
 		if len(e.key) < keyLength {
 			return spec.Key{}, false
 		}
-		p := plane(slices.Contains([]string{inside.set(setServices), inside.set(setEndpoints), inside.set(setNames), inside.set(setGroups)}, e.set))
+		p := plane(slices.Contains([]string{inside.set(setServices), inside.set(setEndpoints), inside.set(setNames), inside.set(setGroups), inside.set(setSizes)}, e.set))
 		key, ok := prefixes[e.key[:keyLength]+fmt.Sprint(bool(p))]
 		return key, ok
 	}

@@ -12,8 +12,9 @@
 //
 // for frontends whose endpoints get different shares of the connections
 //
-//	groups   address . protocol . port . one of a thousand : group (number, number of slots)
-//	members  group                               : jump to the group's chain, which chooses a slot
+//	groups   address . protocol . port . one of a thousand : number of the group
+//	sizes    address . protocol . port . group   : number of the group and of its slots
+//	members  number of a group and of its slots  : jump to their chain, which chooses a slot
 //
 // for those that serve some clients only
 //

@@ -34,11 +34,12 @@ func (e elements) add(key spec.Key, f *spec.Frontend) {
 	}
 	share := 0
 	for i, group := range f.Groups {
-		code := string(appendNative(nil, memberShape(i, group).code()))
+		number := appendNative(nil, uint32(i))
 		for range group.Share {
-			e[element{s.plane.set(setGroups), string(appendNative(frontend, uint32(share)))}] = code
+			e[element{s.plane.set(setGroups), string(appendNative(frontend, uint32(share)))}] = string(number)
 			share++
 		}
+		e[element{s.plane.set(setSizes), string(frontend) + string(number)}] = string(appendNative(nil, memberShape(i, group).code()))
 		e.addSlots(s, frontend, i, group.Slots)
 	}
 }

@@ -26,6 +26,7 @@ const (
 	setNames      = "names"
 	setAffinity   = "affinity"
 	setGroups     = "groups"
+	setSizes      = "sizes"
 	setMembers    = "members"
 	setHairpin    = "hairpin"
 	setRestricted = "restricted"
@@ -189,6 +190,7 @@ func newLayout() *layout {
 			&nftables.Set{Name: p.set(setEndpoints), IsMap: true, KeyType: numbered, DataType: nftables.MustConcatSetType(address, port)},
 			&nftables.Set{Name: p.set(setNames), IsMap: true, KeyType: numbered, DataType: number},
 			&nftables.Set{Name: p.set(setGroups), IsMap: true, KeyType: numbered, DataType: number},
+			&nftables.Set{Name: p.set(setSizes), IsMap: true, KeyType: numbered, DataType: number},
 			&nftables.Set{Name: p.set(setAffinity), IsMap: true, HasTimeout: true, Dynamic: true, Size: maxClients, DataType: number,
 				KeyType: nftables.MustConcatSetType(address, address, proto, port)})
 	}
@@ -408,6 +410,7 @@ func (s shape) choose() [][]expr.Any {
 	}
 	return [][]expr.Any{
 		append(append(loadFrontend(reg0), random(reg0+3, spec.Shares)), lookup(s.plane.set(setGroups), reg0, reg0), setNumber(reg0)),
+		append(append(loadFrontend(reg0), loadNumber(reg0+3)), lookup(s.plane.set(setSizes), reg0, reg0), setNumber(reg0)),
 		{loadNumber(reg0), lookup(setMembers, reg0, unix.NFT_REG_VERDICT)},
 	}
 }

@@ -37,6 +37,9 @@ const (
 	// writes come further apart; a node's failure moves hundreds of slices at once.
 	coalesce = 2 * time.Millisecond
 
+	// defaultStuckAfter is half of what upstream's kube-proxy allows itself.
+	defaultStuckAfter = 30 * time.Second
+
 	// defaultCheckInterval is how often the kernel is asked whether somebody else changed its rules.
 	defaultCheckInterval = 10 * time.Second
 
@@ -56,6 +59,9 @@ type Config struct {
 	// Checks is told what health check ports should answer, whenever that changes, after the kernel
 	// was told; nil means that nobody answers. It must not block.
 	Checks func(map[types.NamespacedName]health.Answer)
+	// StuckAfter is how long writes to the kernel may fail until Checks is told that the node is stuck; 0
+	// means 30 seconds.
+	StuckAfter time.Duration
 	// CheckInterval is how often changes by others are looked for; 0 means ten seconds.
 	CheckInterval time.Duration
 	// Log is told of take-over, repairs and errors; the zero value discards.
@@ -74,6 +80,10 @@ type Proxy struct {
 	kick chan struct{}
 	// synced is closed when the kernel has followed the API for the first time.
 	synced chan struct{}
+	// failing is since when writes to the kernel have failed, stuck whether Checks was told so; the loop's
+	// alone.
+	failing time.Time
+	stuck   bool
 
 	mu      sync.Mutex
 	model   *Model
@@ -95,6 +105,9 @@ type waiter struct {
 
 // New returns a Proxy that does nothing until Run.
 func New(cfg Config) *Proxy {
+	if cfg.StuckAfter == 0 {
+		cfg.StuckAfter = defaultStuckAfter
+	}
 	if cfg.CheckInterval == 0 {
 		cfg.CheckInterval = defaultCheckInterval
 	}
@@ -288,10 +301,7 @@ func (p *Proxy) step(full bool) error {
 	if full || len(changes) > 0 {
 		written(start, full, err)
 	}
-	if news && p.cfg.Checks != nil {
-		// Load balancers are told of endpoints even if the kernel could not be: it will be.
-		p.cfg.Checks(checks)
-	}
+	p.tell(checks, news, err != nil)
 	if err != nil {
 		return err
 	}
@@ -309,6 +319,27 @@ func (p *Proxy) step(full bool) error {
 		}
 	}
 	return nil
+}
+
+// tell has load balancers told what is new: endpoints, also while the kernel could not be told of them,
+// and that the kernel could not be for long.
+func (p *Proxy) tell(checks map[types.NamespacedName]health.Answer, news, failed bool) {
+	switch {
+	case !failed:
+		p.failing = time.Time{}
+	case p.failing.IsZero():
+		p.failing = time.Now()
+	}
+	stuck := failed && time.Since(p.failing) >= p.cfg.StuckAfter
+	if p.cfg.Checks == nil || !news && stuck == p.stuck {
+		return
+	}
+	p.stuck = stuck
+	for service, answer := range checks {
+		answer.Stuck = stuck
+		checks[service] = answer
+	}
+	p.cfg.Checks(checks)
 }
 
 func (p *Proxy) write(full bool, desired map[spec.Key]*spec.Frontend, changes spec.Changes) error {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -13,11 +14,16 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/internal/node"
+	"drayage.dev/internal/scheme"
 	"drayage.dev/internal/upstream"
+	"drayage.dev/network/health"
 	"drayage.dev/network/netlab"
 	"drayage.dev/network/nftables"
 	"drayage.dev/network/podnet"
@@ -74,6 +80,9 @@ var _ = Describe("Proxy", Ordered, func() {
 		p      *proxy.Proxy
 		stop   func()
 		nodeIP netip.Addr
+		// informer has this node's pods; checks is what load balancers were told last.
+		informer cache.Informer
+		checks   atomic.Pointer[map[types.NamespacedName]health.Answer]
 	)
 	const svc = "10.96.0.20:80"
 
@@ -83,7 +92,8 @@ var _ = Describe("Proxy", Ordered, func() {
 		back = &recorder{Backend: table}
 		p = proxy.New(proxy.Config{
 			Node: proxy.Node{Name: "here", Addresses: []netip.Addr{nodeIP}}, RESTConfig: cp.Config, Backend: back,
-			CheckInterval: 100 * time.Millisecond,
+			CheckInterval: 100 * time.Millisecond, StuckAfter: 200 * time.Millisecond,
+			Pods: informer, Checks: func(answers map[types.NamespacedName]health.Answer) { checks.Store(&answers) },
 		})
 		run, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
@@ -146,6 +156,17 @@ var _ = Describe("Proxy", Ordered, func() {
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(pods.Close)
 		Expect(pods.SetPodCIDRs(ctx, []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")})).To(Succeed())
+		podCache, err := cache.New(cp.Config, cache.Options{Scheme: scheme.New()})
+		Expect(err).NotTo(HaveOccurred())
+		following, end := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- podCache.Start(following) }()
+		DeferCleanup(func() {
+			end()
+			Expect(<-ended).To(Succeed())
+		})
+		informer, err = podCache.GetInformer(ctx, &dcorev1.Pod{}, cache.BlockUntilSynced(false))
+		Expect(err).NotTo(HaveOccurred())
 		start()
 		DeferCleanup(func() { stop() })
 		Expect(api.Create(ctx, upstream.FromService(service("web", "10.96.0.20")))).To(Succeed())
@@ -241,6 +262,52 @@ var _ = Describe("Proxy", Ordered, func() {
 		Eventually(func() int { return back.set(true) }).Should(BeNumerically(">", before+1))
 		back.set(false)
 		Eventually(asked(lab.Namespace), "10s").Should(Equal("seven"))
+	})
+
+	It("leads host ports to pods, through its own restart, until they are gone", func() {
+		_, address := pod("edge")
+		object := &dcorev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "edge"}}
+		object.Spec.NodeName = "here"
+		object.Spec.Containers = []corev1.Container{{Name: "edge", Image: "edge", Ports: []corev1.ContainerPort{{ContainerPort: 8080, HostPort: 18080, Protocol: corev1.ProtocolTCP}}}}
+		Expect(api.Create(ctx, object)).To(Succeed())
+		object.Status.PodIP, object.Status.Phase = address, corev1.PodRunning
+		Expect(api.Status().Update(ctx, object)).To(Succeed())
+		target := nodeIP.String() + ":18080"
+		type answer struct{ name, source string }
+		ask := func() (answer, error) {
+			name, source, err := lab.Outside.Ask("tcp", target)
+			return answer{name, source}, err
+		}
+		Eventually(ask).Should(Equal(answer{"edge", lab.OutsideAddress.String()}))
+		stop()
+		Expect(ask()).To(Equal(answer{"edge", lab.OutsideAddress.String()}))
+		start()
+		Expect(ask()).To(Equal(answer{"edge", lab.OutsideAddress.String()}))
+		Expect(api.Delete(ctx, object)).To(Succeed())
+		Eventually(func() error { _, err := ask(); return err }).Should(MatchError(syscall.ECONNREFUSED))
+	})
+
+	It("tells load balancers of its endpoints, and when its rules do not follow", func() {
+		local := service("edge", "10.96.0.21", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
+			s.Spec.HealthCheckNodePort = 30999
+		})
+		Expect(api.Create(ctx, upstream.FromService(local))).To(Succeed())
+		Expect(api.Create(ctx, upstream.FromEndpointSlice(slice("edge-1", "edge", endpoint("10.244.3.99"))))).To(Succeed())
+		told := func() health.Answer {
+			if answers := checks.Load(); answers != nil {
+				return (*answers)[types.NamespacedName{Namespace: "default", Name: "edge"}]
+			}
+			return health.Answer{}
+		}
+		Eventually(told).Should(Equal(health.Answer{Port: 30999, Ready: 1}))
+		back.set(true)
+		write("web-1", endpoint("10.244.3.98"))
+		Eventually(told).Should(Equal(health.Answer{Port: 30999, Ready: 1, Stuck: true}))
+		back.set(false)
+		Eventually(told, "10s").Should(Equal(health.Answer{Port: 30999, Ready: 1}))
+		Expect(api.Delete(ctx, upstream.FromService(local))).To(Succeed())
+		Eventually(told).Should(BeZero())
 	})
 
 	It("repairs what others delete", func() {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/internal/detached"
@@ -32,7 +33,8 @@ func (a *agent) openNetwork(ctx context.Context, _ context.CancelCauseFunc) (err
 	if a.services, err = nftables.New(""); err != nil {
 		return err
 	}
-	pods, err := a.cache.GetInformer(ctx, &dcorev1.Pod{})
+	// The network does not wait for the API: it goes on with what it knows.
+	pods, err := a.cache.GetInformer(ctx, &dcorev1.Pod{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return err
 	}
