@@ -141,11 +141,15 @@ test-unit: ## Run the specs that need neither root nor a cluster, in under two m
 FUZZ ?= 10m
 .PHONY: fuzz-scheduler
 fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in random clusters, for FUZZ=10m.
-	DRAYAGE_FUZZ=$(FUZZ) $(GOTEST) -count=1 -timeout 0 ./scheduler/fastpath -args -ginkgo.v -ginkgo.focus 'among the best'
+	DRAYAGE_FUZZ=$(FUZZ) $(GOTEST) -count=1 -timeout 0 -v ./scheduler/fastpath -args -ginkgo.v -ginkgo.focus 'among the best'
 
+SCALE ?= default
+WORKLOADS ?= ^(SchedulingBasic|Unschedulable|PreemptionBasic|Scheduling(PodAntiAffinity|PodAffinity|PreferredPodAffinity|NodeAffinity)|MixedSchedulingBasePod|TopologySpreading|PreferredTopologySpreading)/
 .PHONY: bench-scheduler
-bench-scheduler: ## Compare the scheduler's CPU per decision with upstream's; JSON lines go to BENCH_JSON=file.
+bench-scheduler: $(BIN)/kube-apiserver $(BIN)/kube-scheduler ## Compare the scheduler with upstream's: CPU per decision, then upstream's WORKLOADS=regexp end to end in SCALE=small|default|large; JSON lines go to BENCH_JSON=file.
 	$(GOTEST) -run '^$$' -bench Decisions -benchtime 1x -timeout 30m ./scheduler/fastpath
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/dray-scheduler ./test/schedulerperf
+	$(BIN)/schedulerperf -scale $(SCALE) -workloads '$(WORKLOADS)'
 
 .PHONY: bench-network
 bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy ## Compare services and pod wiring with kube-proxy and the reference CNI plugins; JSON lines go to BENCH_JSON=file.

@@ -48,7 +48,13 @@ func (c podClient) Get(ctx context.Context, name string, _ metav1.GetOptions) (*
 
 func (c podClient) Bind(ctx context.Context, binding *corev1.Binding, _ metav1.CreateOptions) error {
 	defer c.pods.pace.write()()
-	return c.pods.bind(ctx, binding)
+	err := c.pods.bind(ctx, binding)
+	if err == nil {
+		bindings.WithLabelValues("bound").Inc()
+	} else {
+		bindings.WithLabelValues("refused").Inc()
+	}
+	return err
 }
 
 func (c podClient) Delete(ctx context.Context, name string, options metav1.DeleteOptions) error {

@@ -52,10 +52,12 @@ func (p *pace) write() (done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.writing++
+	bindingsInFlight.Inc()
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.writing--
+		bindingsInFlight.Dec()
 		p.changed.Signal()
 	}
 }

@@ -50,6 +50,7 @@ func Run(ctx context.Context, config Config, options ...Option) error {
 
 // New builds a scheduler that stops with ctx. It makes no request yet.
 func New(ctx context.Context, config Config, options ...Option) (*Scheduler, error) {
+	register()
 	config, err := config.withDefaults()
 	if err != nil {
 		return nil, err
@@ -97,6 +98,7 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 	if err := s.host(ctx, redirected, config, registry); err != nil {
 		return nil, err
 	}
+	s.upstream.SchedulePod = guard(s.upstream.SchedulePod)
 	s.upstream.NextPod = pods.pace.before(s.upstream.NextPod)
 	s.scheduled = newScheduled(pods, s.upstream.Profiles.HandlesSchedulerName, config.AgentPatience)
 	if _, err := s.informers.Core().V1().Pods().Informer().AddEventHandler(s.scheduled.handler()); err != nil {

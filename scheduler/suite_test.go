@@ -2,6 +2,7 @@ package scheduler_test
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -17,15 +18,22 @@ import (
 )
 
 func TestScheduler(t *testing.T) {
+	if dir := os.Getenv(crashVariable); dir != "" {
+		if err := crash(dir); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "scheduler")
 }
 
 var (
 	// admin acts as a user, as a workload controller and as the nodes.
-	admin client.Client
+	admin client.WithWatch
 	// identity is the scheduler's own, so that specs meet its RBAC role.
-	identity *rest.Config
+	identity     *rest.Config
+	identityFile string
 )
 
 var _ = BeforeSuite(func(ctx context.Context) {
@@ -37,6 +45,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 	admin, err = e.Client()
 	Expect(err).NotTo(HaveOccurred())
-	identity, err = clientcmd.BuildConfigFromFlags("", filepath.Join(e.DataDir, "server/kubeconfig/scheduler.conf"))
+	identityFile = filepath.Join(e.DataDir, "server/kubeconfig/scheduler.conf")
+	identity, err = clientcmd.BuildConfigFromFlags("", identityFile)
 	Expect(err).NotTo(HaveOccurred())
 })

@@ -2,7 +2,9 @@ package fastpath
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime/debug"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
@@ -21,7 +23,8 @@ const (
 	// maxClasses bounds the classes of small clusters.
 	maxClasses = 256
 	// sampleEvery is how often both filters that look at the whole cluster confirm a class that has rules
-	// for them, beside its first pod. Their PreFilter visits all nodes and costs what a class saves.
+	// for them, beside its first pod. Their PreFilter visits all nodes and costs what a class saves. Where
+	// inter-pod rules are decided by few nodes, their filter confirms every pod by these (nearby.go).
 	sampleEvery = 64
 	// fewNodes is up to how many nodes with required anti-affinity these filters are cheap for other pods.
 	fewNodes = 16
@@ -61,7 +64,7 @@ func Install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedul
 
 // schedulePod takes the place of upstream's function of that name.
 func (e *engine) schedulePod(ctx context.Context, f framework.Framework, state fwk.CycleState, info *framework.QueuedPodInfo) (kubescheduler.ScheduleResult, error) {
-	result, reason := e.place(ctx, f, state, info.Pod)
+	result, reason := e.carefully(ctx, f, state, info.Pod)
 	if reason == "" {
 		placements.WithLabelValues("fast", "").Inc()
 		return result, nil
@@ -72,6 +75,18 @@ func (e *engine) schedulePod(ctx context.Context, f framework.Framework, state f
 		e.alarm(ctx, info.Pod, "missed", result.SuggestedHost)
 	}
 	return result, err
+}
+
+// carefully decides, and leaves the pod to upstream if that panics.
+func (e *engine) carefully(ctx context.Context, f framework.Framework, state fwk.CycleState, pod *corev1.Pod) (result kubescheduler.ScheduleResult, reason string) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			klog.FromContext(ctx).Error(nil, "The fast path panicked", "pod", klog.KObj(pod), "cause", cause, "stack", string(debug.Stack()))
+			e.alarm(ctx, pod, "panicked", "")
+			result, reason = kubescheduler.ScheduleResult{}, reasonPanicked
+		}
+	}()
+	return e.place(ctx, f, state, pod)
 }
 
 func (e *engine) alarm(ctx context.Context, pod *corev1.Pod, kind, node string) {
@@ -142,7 +157,8 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 		return result, reasonUnplaceable
 	}
 	chosen := e.nodes.info[node]
-	if err := e.confirm(ctx, c, state, pod, chosen); err != nil {
+	if err := e.confirm(ctx, c, state, pod, node); err != nil {
+		klog.FromContext(ctx).V(2).Info("Upstream's plugins refused a choice", "pod", klog.KObj(pod), "node", chosen.Node().Name, "reason", err.Error())
 		e.alarm(ctx, pod, "refused", chosen.Node().Name)
 		return result, reasonDisagreed
 	}
@@ -161,25 +177,29 @@ func havePodsWithAffinity(f framework.Framework) (bool, error) {
 }
 
 // confirm asks upstream's plugins about the chosen node.
-func (e *engine) confirm(ctx context.Context, c *class, state fwk.CycleState, pod *corev1.Pod, node *framework.NodeInfo) error {
+func (e *engine) confirm(ctx context.Context, c *class, state fwk.CycleState, pod *corev1.Pod, node int32) error {
+	chosen := e.nodes.info[node]
 	if c.confirmsCheaply() || c.uses%sampleEvery == 1 {
 		if _, status, _ := c.profile.framework.RunPreFilterPlugins(ctx, state, pod); !status.IsSuccess() {
-			return fmt.Errorf("confirming node %s: %s", node.Node().Name, status.Message())
+			return errors.New(status.Message())
 		}
-		if status := c.profile.framework.RunFilterPlugins(ctx, state, pod, node); !status.IsSuccess() {
-			return fmt.Errorf("confirming node %s: %s", node.Node().Name, status.Message())
+		if status := c.profile.framework.RunFilterPlugins(ctx, state, pod, chosen); !status.IsSuccess() {
+			return errors.New(status.Message())
 		}
 		return nil
 	}
 	if err := c.profile.filterState(ctx, state, pod); err != nil {
-		return fmt.Errorf("confirming node %s: %w", node.Node().Name, err)
+		return err
 	}
-	ok, err := passes(ctx, c.profile.filters, state, pod, node)
+	ok, err := passes(ctx, c.profile.filters, state, pod, chosen)
 	if err == nil && !ok {
-		err = fmt.Errorf("a filter refuses it")
+		err = errors.New("a filter refuses it")
 	}
-	if err != nil {
-		return fmt.Errorf("confirming node %s: %w", node.Node().Name, err)
+	if err != nil || c.profile.nearby == nil {
+		return err
+	}
+	if deciders, ok := c.deciders(node); ok {
+		return c.profile.nearby.confirm(ctx, state, pod, deciders)
 	}
 	return nil
 }

@@ -106,4 +106,23 @@ var _ = Describe("upstream's path", func() {
 		Expect(fastpath.Disagreed("refused")).To(Equal(alarms + 1))
 		Expect(takes(ctx, "fast", "")).To(Equal("small"), "all is read anew")
 	})
+
+	It("confirms every pod that others on its node could keep away, not only a sample", func(ctx context.Context) {
+		start(ctx)
+		apart := func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+					TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels},
+				}},
+			}}
+		}
+		Expect(takes(ctx, "fast", "", apart)).To(Equal("big"))
+		// A fault: such a pod is there, but nothing says so.
+		info, err := c.snapshot.Get("big")
+		Expect(err).NotTo(HaveOccurred())
+		other, err := framework.NewPodInfo(c.stamp(benchPod()))
+		Expect(err).NotTo(HaveOccurred())
+		info.(*framework.NodeInfo).Pods = append(info.(*framework.NodeInfo).Pods, other)
+		Expect(takes(ctx, "upstream", "disagreed", apart)).To(Equal("small"))
+	})
 })

@@ -16,7 +16,7 @@ var (
 	// disagreements is an alarm: it stays at 0 unless the fast path is wrong.
 	disagreements = metrics.NewCounterVec(&metrics.CounterOpts{
 		Name: "drayage_scheduler_disagreements_total", StabilityLevel: metrics.ALPHA,
-		Help: "Decisions of the fast path that upstream's plugins did not confirm: it chose a node that they refuse (refused), or found none where they found one (missed).",
+		Help: "Decisions of the fast path that upstream's plugins did not confirm: it chose a node that they refuse (refused), or found none where they found one (missed); or that panicked (panicked).",
 	}, []string{"kind"})
 	classSizes = metrics.NewHistogram(&metrics.HistogramOpts{
 		Name: "drayage_scheduler_class_pods", StabilityLevel: metrics.ALPHA,

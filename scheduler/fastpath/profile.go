@@ -38,7 +38,9 @@ type profile struct {
 	preFilters []fwk.PreFilterPlugin
 	filters    []fwk.FilterPlugin
 	// judges are the filters whose verdict is a matter of a node's shape.
-	judges     []fwk.FilterPlugin
+	judges []fwk.FilterPlugin
+	// nearby is inter-pod affinity's filter; nil where the profile has none.
+	nearby     *nearby
 	ports      fwk.FilterPlugin
 	taints     fwk.ScorePlugin
 	preference fwk.ScorePlugin
@@ -128,6 +130,10 @@ func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeS
 			continue
 		case names.InterPodAffinity:
 			p.affinityFilters = true
+			var err error
+			if p.nearby, err = newNearby(ctx, p.framework, argsOf(config, e.Name)); err != nil {
+				return fmt.Errorf("it has the plugin %s, which does not start: %w", e.Name, err)
+			}
 			continue
 		case names.NodeResourcesFit:
 			p.fitFilters = true

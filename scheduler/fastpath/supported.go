@@ -17,6 +17,7 @@ const (
 	reasonPlugin      = "plugin"
 	reasonUnplaceable = "unplaceable"
 	reasonDisagreed   = "disagreed"
+	reasonPanicked    = "panicked"
 )
 
 // supported reports whether the fast path treats a pod, and if not, why.

@@ -92,9 +92,9 @@ func newReport(out io.Writer) (*report, error) {
 
 func (r *report) add(w *workload, own, other *outcome) error {
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/1e6) }
-	fmt.Fprintf(r.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t%d\t%d\t\n", w.name(), own.pods,
+	fmt.Fprintf(r.table, "%s\t%d\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%d\t%d\t\n", w.name(), own.pods,
 		own.rate(), other.rate(), own.rate()/other.rate(), ms(own.p50), ms(other.p50), ms(own.p99), ms(other.p99),
-		own.schedulerCPU.Microseconds(), other.schedulerCPU.Microseconds(), float64(other.schedulerCPU)/float64(max(own.schedulerCPU, 1)),
+		own.schedulerCPU.Microseconds(), other.schedulerCPU.Microseconds(), quotient(other.schedulerCPU, own.schedulerCPU),
 		own.apiCPU.Microseconds(), other.apiCPU.Microseconds())
 	if r.lines == nil {
 		return nil
@@ -124,6 +124,14 @@ func (r *report) add(w *workload, own, other *outcome) error {
 		}
 	}
 	return nil
+}
+
+// quotient is a ratio of times, "-" where a workload is too short for one.
+func quotient(a, b time.Duration) string {
+	if b == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", float64(a)/float64(b))
 }
 
 func (r *report) close() error {

@@ -56,6 +56,16 @@ type operation struct {
 	} `json:"labelNodePrepareStrategy"`
 }
 
+// pods is how many pods a variant names.
+func (v *variant) pods() (pods int) {
+	for name, value := range v.Params {
+		if n, ok := value.(float64); ok && strings.Contains(name, "Pods") {
+			pods += int(n)
+		}
+	}
+	return pods
+}
+
 // workload is a test case in one size.
 type workload struct {
 	*testCase
@@ -67,9 +77,12 @@ func (w *workload) name() string { return w.Name + "/" + w.size.Name }
 // sizes are the variants that a scale takes, the first that a test case has.
 var sizes = map[string][]string{
 	"small":   {"500Nodes", "500Nodes/10Init/1kPods", "100Nodes", "5Nodes"},
-	"default": {"5000Nodes", "5kNodes/100Init/1kPods", "1000Nodes", "5000Nodes_10000Pods"},
+	"default": {"5000Nodes", "5kNodes/100Init/1kPods", "1000Nodes", "5000Nodes_10000Pods", "500Nodes"},
 	"large":   {"5000Nodes_10000Pods", "5kNodes/100Init/10kPods", "5000Nodes_5000Pods", "5000Nodes_2000Pods", "5000Nodes", "1000Nodes"},
 }
+
+// maxPods bounds the variants of the default scale: it is to be done within a quarter of an hour.
+const maxPods = 12000
 
 // topics are the folders of scheduler_perf that have workloads for features that Drayage has.
 var topics = []string{"misc", "affinity", "topology_spreading"}
@@ -107,7 +120,8 @@ func load(scale string) (workloads []*workload, left []string, err error) {
 			c.dir = dir
 			w := &workload{testCase: c}
 			for _, name := range order {
-				if i := slices.IndexFunc(c.Workloads, func(v variant) bool { return v.Name == name }); i >= 0 {
+				i := slices.IndexFunc(c.Workloads, func(v variant) bool { return v.Name == name })
+				if i >= 0 && (scale != "default" || c.Workloads[i].pods() <= maxPods) {
 					w.size = c.Workloads[i]
 					break
 				}

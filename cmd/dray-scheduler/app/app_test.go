@@ -151,6 +151,25 @@ var _ = Describe("the scheduler's process", Ordered, func() {
 		Expect(stopSecond()).To(Succeed())
 	})
 
+	It("follows a configuration that was made for kube-scheduler", func(ctx context.Context) {
+		file := filepath.Join(GinkgoT().TempDir(), "scheduler.yaml")
+		Expect(os.WriteFile(file, []byte(existing), 0o600)).To(Succeed())
+		address := freeAddress()
+		stop := start(app.Config{ConfigFile: file, ListenAddress: address})
+		for _, profile := range []string{"default-scheduler", "bin-packing", "no-scoring"} {
+			pod := &dcorev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "by-" + profile}}
+			pod.Spec = corev1.PodSpec{SchedulerName: profile, Containers: []corev1.Container{{Name: "web", Image: "web:1"}}}
+			Expect(admin.Create(ctx, pod)).To(Succeed())
+			Eventually(func(g Gomega) {
+				g.Expect(admin.Get(ctx, client.ObjectKeyFromObject(pod), pod)).To(Succeed())
+				g.Expect(pod.Spec.NodeName).To(Equal("node-1"))
+			}, patience).Should(Succeed())
+			_, body := get(address, "/metrics")
+			Expect(body).To(ContainSubstring(`scheduler_schedule_attempts_total{profile="` + profile + `",result="scheduled"} 1`))
+		}
+		Expect(stop()).To(Succeed())
+	})
+
 	It("refuses a configuration that it cannot follow, by name", func(ctx context.Context) {
 		file := filepath.Join(GinkgoT().TempDir(), "scheduler.yaml")
 		write := func(text string) {
@@ -168,6 +187,43 @@ var _ = Describe("the scheduler's process", Ordered, func() {
 		Expect(app.Run(ctx, app.Config{})).To(MatchError(ContainSubstring("--kubeconfig")))
 	})
 })
+
+// existing uses what such files use: connection and election of another cluster, profiles, plugins by extension point
+// and by multiPoint, arguments, weights.
+const existing = `
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+clientConnection: {kubeconfig: /etc/kubernetes/scheduler.conf, qps: 100, burst: 200}
+leaderElection: {leaderElect: true, resourceNamespace: kube-system, resourceName: kube-scheduler}
+parallelism: 8
+percentageOfNodesToScore: 50
+podInitialBackoffSeconds: 1
+podMaxBackoffSeconds: 5
+profiles:
+- schedulerName: default-scheduler
+  pluginConfig:
+  - name: PodTopologySpread
+    args:
+      defaultingType: List
+      defaultConstraints:
+      - {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway}
+- schedulerName: bin-packing
+  plugins:
+    score:
+      disabled: [{name: NodeResourcesBalancedAllocation}]
+      enabled: [{name: NodeResourcesFit, weight: 5}]
+  pluginConfig:
+  - name: NodeResourcesFit
+    args:
+      scoringStrategy:
+        type: RequestedToCapacityRatio
+        resources: [{name: cpu, weight: 3}, {name: memory, weight: 1}]
+        requestedToCapacityRatio: {shape: [{utilization: 0, score: 0}, {utilization: 100, score: 10}]}
+- schedulerName: no-scoring
+  plugins:
+    preScore: {disabled: [{name: "*"}]}
+    score: {disabled: [{name: "*"}]}
+`
 
 func freeAddress() string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
