@@ -141,7 +141,12 @@ var _ = Describe("the users' manifests", func() {
 			Expect(status.State.Terminated).NotTo(BeNil())
 			Expect(status.State.Terminated.ExitCode).To(BeZero())
 		}
-		Expect(statuses[1].State.Terminated.StartedAt.Time).NotTo(BeTemporally("<", statuses[0].State.Terminated.FinishedAt.Time))
+
+		By("init containers: the next one waits for a slow one")
+		apply(ctx, c, namespace, inOrder)
+		ordered := readyPods(ctx, c, namespace, labels.Set{"app": "in-order"}, 1)[0].Status.InitContainerStatuses
+		Expect(ordered[1].RestartCount).To(BeZero(), "the second found what the first had made")
+		Expect(ordered[1].State.Terminated).To(HaveValue(HaveField("ExitCode", BeZero())))
 	}, SpecTimeout(4*time.Minute))
 
 	It("run services that call each other by name", func(ctx SpecContext) {
@@ -164,6 +169,19 @@ var _ = Describe("the users' manifests", func() {
 		}).Should(ContainSubstring("user-service"))
 	}, SpecTimeout(4*time.Minute))
 })
+
+const inOrder = `
+apiVersion: core.drayage.dev/v1
+kind: Pod
+metadata: {name: in-order, labels: {app: in-order}}
+spec:
+  initContainers:
+  - {name: slow, image: busybox, command: ["sh", "-c", "sleep 2 && touch /work/made"], volumeMounts: [{name: work, mountPath: /work}]}
+  - {name: next, image: busybox, command: ["cat", "/work/made"], volumeMounts: [{name: work, mountPath: /work}]}
+  containers:
+  - {name: web, image: "my-app:1.0"}
+  volumes: [{name: work, emptyDir: {}}]
+`
 
 // serviceOnly leaves the Service of a file whose second document has no counterpart yet.
 func serviceOnly(text string) string {
