@@ -37,7 +37,7 @@ type frame struct {
 }
 
 // finding is a vulnerability whose code is called.
-type finding struct{ summary, module, version, fixed, called string }
+type finding struct{ module, version, fixed, called string }
 
 // vulnerabilities fails for each vulnerability that is called and that known, a line each of its id and why it
 // is left, does not name; and for each that known names without need.
