@@ -64,7 +64,7 @@ func vulnerabilities(in io.Reader, known string, out io.Writer) error {
 			at := m.Finding.Trace[0]
 			called[m.Finding.OSV] = finding{
 				module: at.Module, version: at.Version, fixed: m.Finding.FixedVersion,
-				called: strings.Trim(at.Package+"."+at.Receiver+"."+at.Function, "."),
+				called: strings.ReplaceAll(at.Package+"."+at.Receiver+"."+at.Function, "..", "."),
 			}
 		}
 	}
