@@ -24,6 +24,9 @@ import (
 	"drayage.dev/internal/upstream"
 )
 
+// retry is how long an API server that does not serve yet is given before it is asked again.
+const retry = time.Second
+
 // Config says whom to look for.
 type Config struct {
 	// Client reaches the API server that has the EndpointSlices.
@@ -60,8 +63,7 @@ func Follow(ctx context.Context, config Config, changed func(map[string]*rest.Co
 	}
 	go func() { _ = slices.Start(ctx) }()
 	go func() {
-		// It waits for the API server, which may be this very process.
-		informer, err := slices.GetInformer(ctx, config.Slice)
+		informer, err := informerOf(ctx, slices, config.Slice)
 		if err != nil {
 			return // ctx has ended
 		}
@@ -82,6 +84,21 @@ func Follow(ctx context.Context, config Config, changed func(map[string]*rest.Co
 		}
 	}()
 	return nil
+}
+
+// informerOf waits for the API server, which may be this very process and not serve yet.
+func informerOf(ctx context.Context, slices cache.Cache, slice client.Object) (cache.Informer, error) {
+	for {
+		informer, err := slices.GetInformer(ctx, slice)
+		if err == nil {
+			return informer, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(retry):
+		}
+	}
 }
 
 // find returns the replicas that the cache has.

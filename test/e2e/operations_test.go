@@ -180,7 +180,7 @@ var _ = Describe("operations", func() {
 				g.Expect(node.Spec.Taints).To(BeEmpty())
 				g.Expect(node.Status.Conditions).To(ContainElement(And(HaveField("Type", corev1.NodeReady), HaveField("Status", corev1.ConditionTrue))))
 			}
-		}, grace*2, 500*time.Millisecond).WithContext(ctx).Should(Succeed())
+		}, grace*3/2, 500*time.Millisecond).WithContext(ctx).Should(Succeed())
 		events := &corev1.EventList{}
 		Expect(two.Client.List(ctx, events)).To(Succeed())
 		for _, event := range events.Items {

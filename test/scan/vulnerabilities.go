@@ -37,7 +37,7 @@ type frame struct {
 }
 
 // finding is a vulnerability whose code is called.
-type finding struct{ summary, module, version, fixed, called string }
+type finding struct{ module, version, fixed, called string }
 
 // vulnerabilities fails for each vulnerability that is called and that known, a line each of its id and why it
 // is left, does not name; and for each that known names without need.
@@ -64,7 +64,7 @@ func vulnerabilities(in io.Reader, known string, out io.Writer) error {
 			at := m.Finding.Trace[0]
 			called[m.Finding.OSV] = finding{
 				module: at.Module, version: at.Version, fixed: m.Finding.FixedVersion,
-				called: strings.Trim(at.Package+"."+at.Receiver+"."+at.Function, "."),
+				called: strings.ReplaceAll(at.Package+"."+at.Receiver+"."+at.Function, "..", "."),
 			}
 		}
 	}
