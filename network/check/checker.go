@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
 	subresourcesv1alpha1 "drayage.dev/apis/subresources/v1alpha1"
@@ -25,6 +26,8 @@ const (
 	patience     = 500 * time.Millisecond
 	tries        = 3
 	dialPatience = 2 * time.Second
+	// atOnce is how many ways are looked at side by side.
+	atOnce = 16
 	// maxEndpoints bounds the endpoints that are connected to for one port.
 	maxEndpoints = 10
 )
@@ -109,16 +112,38 @@ func (c *Checker) Check(ctx context.Context, asked subresourcesv1alpha1.NetworkC
 		}
 		defer r.from.Close()
 	}
+	var parts []func(*run)
 	for _, node := range asked.Nodes {
-		r.toNode(ctx, node)
+		parts = append(parts, func(r *run) { r.toNode(ctx, node) })
 	}
 	for _, pod := range asked.Pods {
-		r.toPod(ctx, pod)
+		parts = append(parts, func(r *run) { r.toPod(ctx, pod) })
 	}
 	for _, service := range asked.Services {
-		r.toService(ctx, service)
+		parts = append(parts, func(r *run) { r.toService(ctx, service) })
 	}
+	r.together(parts)
 	return r.report, ctx.Err()
+}
+
+// together runs the parts side by side, as each may wait for packets that get lost, and enters what they
+// find in their order.
+func (r *run) together(parts []func(*run)) {
+	found := make([]run, len(parts))
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for i, part := range parts {
+		found[i] = *r
+		found[i].report.Findings = nil
+		group.Go(func() error {
+			part(&found[i])
+			return nil
+		})
+	}
+	_ = group.Wait()
+	for i := range found {
+		r.report.Findings = append(r.report.Findings, found[i].report.Findings...)
+	}
 }
 
 // inspect looks at what the node's own network should have.

@@ -2,6 +2,7 @@ package nftables_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"syscall"
 	"time"
@@ -230,6 +231,33 @@ var _ = Describe("Traffic", func() {
 			time.Sleep(2100 * time.Millisecond)
 			return answers(client, "tcp", service, 1)
 		}, 30*time.Second).ShouldNot(HaveKey(second))
+	})
+
+	It("moves UDP flows of the node's clients, who have endpoints of their own, and leaves others' alone", func() {
+		w := newWorld()
+		client, _ := w.pod("client")
+		_, one := w.pod("one")
+		_, two := w.pod("two")
+		target := w.Address.String() + ":30053"
+		w.apply(spec.Changes{key(target, udp): frontend(one), within(key(target, udp)): frontend(one)})
+		ask := func(conn net.Conn) string {
+			GinkgoHelper()
+			name, _, err := netlab.AskOn(conn)
+			Expect(err).NotTo(HaveOccurred())
+			return name
+		}
+		near, err := client.Dial("udp", target, 3*time.Second)
+		Expect(err).NotTo(HaveOccurred())
+		defer near.Close()
+		far, err := w.Outside.Dial("udp", target, 3*time.Second)
+		Expect(err).NotTo(HaveOccurred())
+		defer far.Close()
+		Expect([]string{ask(near), ask(far)}).To(Equal([]string{"one", "one"}))
+		w.apply(spec.Changes{within(key(target, udp)): frontend(two), key(target, udp): frontend(two)})
+		Expect([]string{ask(near), ask(far)}).To(Equal([]string{"two", "two"}))
+		By("taking the address of the node's clients away")
+		w.apply(spec.Changes{within(key(target, udp)): nil})
+		Expect([]string{ask(near), ask(far)}).To(Equal([]string{"two", "two"}))
 	})
 
 	It("moves UDP flows off an endpoint that is gone, and leaves TCP connections alone", func() {

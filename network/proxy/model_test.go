@@ -276,6 +276,11 @@ var _ = Describe("Model", func() {
 		Expect(changes[at("192.0.2.1:80", 6)]).To(Equal(&spec.Frontend{
 			Slots: slots("10.244.1.5"), Local: []netip.Addr{netip.MustParseAddr("10.244.1.5")}}))
 		Expect(changes[at("192.0.2.77:53", 17)].Slots).To(Equal([]netip.AddrPort{netip.MustParseAddrPort("10.244.1.5:5353")}))
+		own := pod.DeepCopy()
+		own.Name, own.Spec.HostNetwork, own.Status.PodIP = "own", true, "192.0.2.1"
+		own.Spec.Containers[0].Ports[0].HostPort = 8080
+		model.SetPod(own)
+		Expect(model.Changes()).To(BeEmpty(), "it has the node's network")
 		pod = pod.DeepCopy()
 		pod.Status.Phase = corev1.PodSucceeded
 		model.SetPod(pod)
