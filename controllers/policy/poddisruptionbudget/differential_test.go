@@ -78,6 +78,9 @@ var _ = Describe("the status of a budget", func() {
 	}
 })
 
+// allKinds is shared: making a scheme takes longer than a pass.
+var allKinds = scheme.New()
+
 // world is one budget in a namespace of its own, and what it may cover.
 type world struct {
 	budget      *policyv1.PodDisruptionBudget
@@ -192,7 +195,7 @@ func (w world) ours(ctx context.Context, now time.Time) policyv1.PodDisruptionBu
 		}
 		objects = append(objects, upstream.FromPod(pod))
 	}
-	api := ctrlfake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(objects...).WithStatusSubresource(&dpolicyv1.PodDisruptionBudget{}).
+	api := ctrlfake.NewClientBuilder().WithScheme(allKinds).WithObjects(objects...).WithStatusSubresource(&dpolicyv1.PodDisruptionBudget{}).
 		WithInterceptorFuncs(interceptor.Funcs{
 			SubResourceGet: func(_ context.Context, _ client.Client, _ string, object, into client.Object, _ ...client.SubResourceGetOption) error {
 				for _, set := range w.sets {
