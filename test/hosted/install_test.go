@@ -119,10 +119,6 @@ func specsOfInstallation() {
 		Expect(err).To(MatchError(ContainSubstring(`User "somebody" cannot get resource "pods/log" in API group "subresources.drayage.dev"`)))
 	}, SpecTimeout(3*time.Minute))
 
-	It("acknowledges endpoints by any manager, whichever a node reported to", func(ctx SpecContext) {
-		acknowledgedByAll(ctx, h, "n1", managers)
-	})
-
 	It("refuses bad input in upstream's words", func(ctx SpecContext) {
 		manifest := h.write("bad.yaml", []byte(`
 apiVersion: apps.drayage.dev/v1
