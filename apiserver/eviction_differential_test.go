@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -206,7 +207,8 @@ func (w evictionWorld) upstream(ctx context.Context) outcome {
 func answer(object runtime.Object, err error) outcome {
 	got := outcome{allowed: map[string]int32{}, entries: map[string][]string{}, allowing: map[string]metav1.ConditionStatus{}}
 	status, _ := object.(*metav1.Status)
-	if refused, ok := err.(apierrors.APIStatus); ok {
+	var refused apierrors.APIStatus
+	if errors.As(err, &refused) {
 		status = ptr.To(refused.Status())
 	} else if err != nil {
 		got.message = err.Error()
