@@ -161,6 +161,11 @@ bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy ## Compare services
 test-gitops: ## Ask Argo CD's own code about kept objects. Not part of `make test`: Argo CD's dependencies take minutes to build.
 	cd test/gitops/argocd && $(GO) test $(GOFLAGS_TEST) -count=1 -timeout 5m ./... # the objects are outside the module: no cached answer would notice a change
 
+.PHONY: bench-drain
+bench-drain: build $(KUBERNETES:%=$(BIN)/%) ## Compare the requests that disruptions lose with kubelet's and kube-proxy's; JSON lines go to BENCH_JSON=file.
+	@./test/packages.sh cluster
+	$(GOTEST) -tags cluster,bench -count=1 -timeout 35m ./test/hosted -ginkgo.v -ginkgo.focus 'through disruptions'
+
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh test

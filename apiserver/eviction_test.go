@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -40,8 +41,8 @@ func evict(ctx context.Context, as *rest.Config, namespace, name string, options
 
 // causes are the details of a refusal.
 func causes(err error) string {
-	status, ok := err.(apierrors.APIStatus)
-	if !ok || status.Status().Details == nil {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
 		return ""
 	}
 	return fmt.Sprint(status.Status().Details.Causes)

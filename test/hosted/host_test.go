@@ -66,6 +66,12 @@ var h *host
 
 func startHost(ctx context.Context) *host {
 	GinkgoHelper()
+	return startHostWith(ctx, 2, startStore)
+}
+
+// startHostWith starts a host of so many machines, which pull from a store.
+func startHostWith(ctx context.Context, machines int, startStore func(context.Context, *host) *store) *host {
+	GinkgoHelper()
 	dir, err := os.MkdirTemp("/tmp", "hosted-")
 	Expect(err).NotTo(HaveOccurred())
 	h := &host{dir: dir, id: filepath.Base(dir)}
@@ -94,7 +100,7 @@ func startHost(ctx context.Context) *host {
 	h.startControlPlane()
 	h.images = startStore(ctx, h)
 	h.startOutside()
-	for number := 1; number <= 2; number++ {
+	for number := 1; number <= machines; number++ {
 		h.machines = append(h.machines, h.startMachine(number))
 	}
 	h.api, err = client.NewWithWatch(h.admin, client.Options{Scheme: scheme.New()})

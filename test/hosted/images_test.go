@@ -33,6 +33,17 @@ type store struct{ *images.Registry }
 
 func startStore(ctx context.Context, h *host) *store {
 	GinkgoHelper()
+	coredns, err := images.Program(cluster.Binary("coredns"))
+	Expect(err).NotTo(HaveOccurred(), "run `make test-cluster`")
+	drayage, err := tarball.ImageFromPath(cluster.Binary("drayage-image.tar"), nil)
+	Expect(err).NotTo(HaveOccurred(), "run `make test-cluster`")
+	return startPlainStore(ctx, h, images.Image{Name: "host/coredns:1", Image: coredns},
+		images.Image{Name: "drayage/drayage:" + first, Image: drayage}, images.Image{Name: "drayage/drayage:" + second, Image: drayage})
+}
+
+// startPlainStore starts a registry of what applications and sandboxes are made of, and more.
+func startPlainStore(ctx context.Context, h *host, more ...images.Image) *store {
+	GinkgoHelper()
 	built, err := images.Build(ctx)
 	Expect(err).NotTo(HaveOccurred())
 	for _, image := range built {
@@ -47,13 +58,7 @@ func startStore(ctx context.Context, h *host) *store {
 		Expect(err).NotTo(HaveOccurred())
 		built = append(built, images.Image{Name: "host/sandbox:1", Image: sandbox})
 	}
-	coredns, err := images.Program(cluster.Binary("coredns"))
-	Expect(err).NotTo(HaveOccurred(), "run `make test-cluster`")
-	drayage, err := tarball.ImageFromPath(cluster.Binary("drayage-image.tar"), nil)
-	Expect(err).NotTo(HaveOccurred(), "run `make test-cluster`")
-	built = append(built, images.Image{Name: "host/coredns:1", Image: coredns},
-		images.Image{Name: "drayage/drayage:" + first, Image: drayage}, images.Image{Name: "drayage/drayage:" + second, Image: drayage})
-	served, err := images.NewRegistry(ctx, built)
+	served, err := images.NewRegistry(ctx, append(built, more...))
 	Expect(err).NotTo(HaveOccurred())
 	listener, err := h.control.Listen("tcp", registry)
 	Expect(err).NotTo(HaveOccurred())

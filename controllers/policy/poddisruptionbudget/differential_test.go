@@ -78,6 +78,9 @@ var _ = Describe("the status of a budget", func() {
 	}
 })
 
+// allKinds is shared: making a scheme takes longer than a pass.
+var allKinds = scheme.New()
+
 // world is one budget in a namespace of its own, and what it may cover.
 type world struct {
 	budget      *policyv1.PodDisruptionBudget
@@ -192,7 +195,7 @@ func (w world) ours(ctx context.Context, now time.Time) policyv1.PodDisruptionBu
 		}
 		objects = append(objects, upstream.FromPod(pod))
 	}
-	api := ctrlfake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(objects...).WithStatusSubresource(&dpolicyv1.PodDisruptionBudget{}).
+	api := ctrlfake.NewClientBuilder().WithScheme(allKinds).WithObjects(objects...).WithStatusSubresource(&dpolicyv1.PodDisruptionBudget{}).
 		WithInterceptorFuncs(interceptor.Funcs{
 			SubResourceGet: func(_ context.Context, _ client.Client, _ string, object, into client.Object, _ ...client.SubResourceGetOption) error {
 				for _, set := range w.sets {
@@ -208,7 +211,7 @@ func (w world) ours(ctx context.Context, now time.Time) policyv1.PodDisruptionBu
 	_, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(budget)})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(api.Get(ctx, client.ObjectKeyFromObject(budget), budget)).To(Succeed())
-	return comparable(budget.Status)
+	return compared(budget.Status)
 }
 
 func scaleOf(set *appsv1.ReplicaSet) *autoscalingv1.Scale {
@@ -282,15 +285,15 @@ func upstreams(ctx context.Context, all []world, now time.Time) map[string]polic
 	for _, w := range all {
 		b, err := api.PolicyV1().PodDisruptionBudgets(w.budget.Namespace).Get(ctx, w.budget.Name, metav1.GetOptions{})
 		Expect(err).NotTo(HaveOccurred())
-		got[w.budget.Namespace] = comparable(b.Status)
+		got[w.budget.Namespace] = compared(b.Status)
 	}
 	cancel()
 	Eventually(done).Should(BeClosed())
 	return got
 }
 
-// comparable leaves out times, Drayage's own conditions, and which of several pods an error names.
-func comparable(status policyv1.PodDisruptionBudgetStatus) policyv1.PodDisruptionBudgetStatus {
+// compared leaves out times, Drayage's own conditions, and which of several pods an error names.
+func compared(status policyv1.PodDisruptionBudgetStatus) policyv1.PodDisruptionBudgetStatus {
 	var conditions []metav1.Condition
 	for _, c := range status.Conditions {
 		if c.Type == policyv1.DisruptionAllowedCondition {
