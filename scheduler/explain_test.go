@@ -7,6 +7,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/scheduler"
@@ -31,6 +32,27 @@ var _ = Describe("profiles and explanations", func() {
 		// memory makes both uneven; a pod that asks for memory alone evens out the one that got it.
 		uneven := nodeOf(ctx, addPod(ctx, "uneven", withRequest("2", "0"), by("balanced")))
 		Expect(nodeOf(ctx, addPod(ctx, "even", withRequest("0", "3Gi"), by("balanced")))).To(Equal(uneven))
+	})
+
+	It("keep pods off nodes that are not ready, but for the default one", func(ctx context.Context) {
+		startScheduler(scheduler.Config{})
+		for _, name := range []string{"node-a", "node-b"} {
+			node := &dcorev1.Node{}
+			Expect(admin.Get(ctx, client.ObjectKey{Name: name}, node)).To(Succeed())
+			node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady"}}
+			Expect(admin.Status().Update(ctx, node)).To(Succeed())
+			known(node)
+		}
+		nodeOf(ctx, addPod(ctx, "tolerant"))
+		waiting := addPod(ctx, "waiting", by("prompt"))
+		Expect(refusal(ctx, waiting)).To(ContainSubstring("2 node(s) were not ready to start pods"))
+		Expect(refusal(ctx, addPod(ctx, "packed", by("packed")))).To(ContainSubstring("not ready to start pods"))
+
+		node := &dcorev1.Node{}
+		Expect(admin.Get(ctx, client.ObjectKey{Name: "node-b"}, node)).To(Succeed())
+		node.Status.Conditions[0].Status = corev1.ConditionTrue
+		Expect(admin.Status().Update(ctx, node)).To(Succeed())
+		Expect(nodeOf(ctx, waiting)).To(Equal("node-b"), "it need not wait for anything else")
 	})
 
 	It("come without the fast path, too", func(ctx context.Context) {

@@ -75,9 +75,12 @@ var _ = Describe("no pod is lost, bound twice or stuck", func() {
 		time.Sleep(time.Minute) // what the spec is about
 		wire.join()
 		add("after")
-		for _, pod := range pods {
-			nodeOf(ctx, pod)
-		}
+		// Informers back off for up to a minute, as all of upstream's do.
+		Eventually(func(g Gomega) {
+			for _, pod := range pods {
+				g.Expect(get(ctx, pod).Spec.NodeName).NotTo(BeEmpty(), pod.Name)
+			}
+		}, 3*time.Minute, time.Second).Should(Succeed())
 		once(pods)
 	})
 

@@ -62,6 +62,24 @@ var workloads = []workload{
 		}}
 		return pod
 	}},
+	{"required-zone-affinity", benchNodes, benchPods, 1000, func(int) *corev1.Pod {
+		pod := benchPod()
+		pod.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+				TopologyKey: corev1.LabelTopologyZone, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels},
+			}},
+		}}
+		return pod
+	}},
+	{"required-host-anti-affinity", 2 * benchNodes, benchPods, 1000, func(int) *corev1.Pod {
+		pod := benchPod()
+		pod.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+				TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: pod.Labels},
+			}},
+		}}
+		return pod
+	}},
 	{"replicasets-of-1000", benchNodes, benchPods, 1000, ownedBy(1000)},
 	{"replicasets-of-100", benchNodes, benchPods, 1000, ownedBy(100)},
 	{"replicasets-of-10", benchNodes, benchPods, 1000, ownedBy(10)},

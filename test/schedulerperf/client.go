@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -160,7 +162,7 @@ func (c drayageObjects) watch(ctx context.Context, see func(*corev1.Pod)) error 
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fmt.Errorf("watching pods: the stream ended: %v", lines.Err())
+	return fmt.Errorf("watching pods: the stream ended: %w", cmp.Or(lines.Err(), io.EOF))
 }
 
 func (c drayageObjects) end(ctx context.Context, namespace, name string) error {
