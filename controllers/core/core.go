@@ -53,7 +53,9 @@ func Add(mgr ctrl.Manager, cfg Config) error {
 			return hostservice.Add(mgr)
 		},
 		func() error { return endpointslice.Add(mgr) },
-		func() error { return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, NodeCIDRBits: cfg.NodeCIDRBits, Grace: cfg.NodeGrace}) },
+		func() error {
+			return node.Add(mgr, node.Config{PodCIDR: cfg.PodCIDR, NodeCIDRBits: cfg.NodeCIDRBits, Grace: cfg.NodeGrace})
+		},
 		func() error { return pod.Add(mgr, pod.Config{Quarantine: cfg.NodeQuarantine}) },
 	} {
 		if err := add(); err != nil {

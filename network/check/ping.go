@@ -102,7 +102,7 @@ func answered(conn net.PacketConn, protocol int, from netip.Addr, id int) bool {
 		}
 		if err != nil {
 			// An ICMP error about an earlier packet; the deadline bounds the loop.
-			if _, temporary := err.(net.Error); !temporary {
+			if failure := (net.Error)(nil); !errors.As(err, &failure) {
 				return false
 			}
 			continue
