@@ -133,6 +133,9 @@ func (w *world) randomNode(name string) *corev1.Node {
 		}
 		node.Labels["rack"] = fmt.Sprint(w.rack)
 	}
+	if w.chance(20) {
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: pick(r, corev1.ConditionTrue, corev1.ConditionFalse)}}
+	}
 	if w.uniform {
 		node.Labels["disk"] = "ssd"
 		node.Status.Allocatable = corev1.ResourceList{
@@ -156,9 +159,6 @@ func (w *world) randomNode(name string) *corev1.Node {
 		}
 	}
 	node.Spec.Unschedulable = w.chance(5)
-	if w.chance(20) {
-		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: pick(r, corev1.ConditionTrue, corev1.ConditionFalse)}}
-	}
 	for _, key := range []string{"dedicated", "spot", "slow"} {
 		if w.chance(12) {
 			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{
@@ -212,7 +212,7 @@ func (w *world) change() {
 		if w.chance(30) {
 			w.addNode()
 		}
-	case 9:
+	case 9, 11:
 		w.promise()
 	case 8:
 		if w.chance(20) && len(w.nodes) > 2 {
@@ -225,7 +225,7 @@ func (w *world) change() {
 
 // promise promises a node to a pod, or takes a promise back.
 func (w *world) promise() {
-	if len(w.promises) > 0 && w.chance(50) {
+	if len(w.promises) > 0 && w.chance(20*len(w.promises)) {
 		pod := w.promises[0]
 		w.promises = w.promises[1:]
 		w.scheduler.SchedulingQueue.DeleteNominatedPodIfExists(pod)
@@ -233,6 +233,9 @@ func (w *world) promise() {
 	}
 	pod := w.stamp(w.randomPod())
 	priority := pick(w.random, int32(0), 5, 20)
+	if w.chance(50) { // nothing else fits beside it
+		pod.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")}
+	}
 	pod.Spec.Priority = &priority
 	Expect(w.know(pod)).To(Succeed())
 	info, err := framework.NewPodInfo(pod)
