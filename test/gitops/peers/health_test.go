@@ -51,7 +51,7 @@ func TestHealth(t *testing.T) {
 		})
 	}
 	for key := range overrides {
-		if !kinds[key] && key != "policy.drayage.dev/PodDisruptionBudget" {
+		if !kinds[key] {
 			t.Errorf("no object of %s is kept", key)
 		}
 	}
@@ -95,7 +95,7 @@ var ownConditions = []string{"Reconciling", "Stalled"}
 func asCore(object *unstructured.Unstructured) *unstructured.Unstructured {
 	core := object.DeepCopy()
 	group, version, _ := strings.Cut(core.GetAPIVersion(), "/")
-	core.SetAPIVersion(map[string]string{"core.drayage.dev": "", "apps.drayage.dev": "apps/"}[group] + version)
+	core.SetAPIVersion(map[string]string{"core.drayage.dev": "", "apps.drayage.dev": "apps/", "policy.drayage.dev": "policy/"}[group] + version)
 	conditions, found, _ := unstructured.NestedSlice(core.Object, "status", "conditions")
 	if found {
 		conditions = slices.DeleteFunc(conditions, func(condition any) bool {
