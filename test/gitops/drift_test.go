@@ -186,10 +186,12 @@ func settle(ctx context.Context, object *unstructured.Unstructured) *unstructure
 			g.Expect(observed).To(Equal(now.GetGeneration()))
 		}).Should(Succeed())
 	case "Node":
+		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(api.Delete(ctx, live(ctx, object)))).To(Succeed()) })
 		Eventually(func() ([]any, error) {
-			taints, _, err := unstructured.NestedSlice(live(ctx, object).Object, "spec", "taints")
-			return taints, err
-		}).Should(HaveLen(2), "cordoned, and not heard of")
+			// Its taints are written before its conditions.
+			conditions, _, err := unstructured.NestedSlice(live(ctx, object).Object, "status", "conditions")
+			return conditions, err
+		}).Should(ContainElement(HaveKeyWithValue("type", "Stalled")), "nobody hears of it")
 	case "Pod":
 		p := &dcorev1.Pod{}
 		Eventually(func() ([]corev1.PodCondition, error) {

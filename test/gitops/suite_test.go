@@ -48,7 +48,9 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	startManager()
 	identity, err := testEnv.As("drayage:scheduler")
 	Expect(err).NotTo(HaveOccurred())
-	start(func(ctx context.Context) error { return scheduler.Run(ctx, scheduler.Config{RESTConfig: identity, AgentPatience: 50 * time.Millisecond}) })
+	start(func(ctx context.Context) error {
+		return scheduler.Run(ctx, scheduler.Config{RESTConfig: identity, AgentPatience: 50 * time.Millisecond})
+	})
 })
 
 // startManager runs the controllers under their own identity until the suite ends or stop is called.
