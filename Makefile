@@ -159,7 +159,7 @@ bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy ## Compare services
 
 .PHONY: test-gitops
 test-gitops: ## Ask Argo CD's own code about kept objects. Not part of `make test`: Argo CD's dependencies take minutes to build.
-	cd test/gitops/argocd && $(GO) test $(GOFLAGS_TEST) -count=1 -timeout 5m ./... # the objects are outside the module: no cached answer would notice a change
+	cd test/gitops/peers && $(GO) test $(GOFLAGS_TEST) -count=1 -timeout 5m ./... # the objects are outside the module: no cached answer would notice a change
 
 .PHONY: bench-drain
 bench-drain: build $(KUBERNETES:%=$(BIN)/%) ## Compare the requests that disruptions lose with kubelet's and kube-proxy's; JSON lines go to BENCH_JSON=file.

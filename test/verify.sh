@@ -16,7 +16,7 @@ diff -r "$before/apis" apis >/dev/null && diff -r "$before/crd" config/crd >/dev
   diff -r "$before/docs" docs >/dev/null && diff -r "$before/charts" charts >/dev/null ||
   say "generated files were out of date: run make generate manifests and commit"
 
-for module in . apis tools images/containerd images/runc test/gitops/argocd; do
+for module in . apis tools images/containerd images/runc test/gitops/peers; do
   (cd "$module" && go mod tidy -diff >/dev/null) || say "module $module is not tidy: run go mod tidy there"
 done
 

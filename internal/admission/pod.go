@@ -47,13 +47,14 @@ func Prepare(ctx context.Context, pod *corev1.Pod, lookup Lookup) (warnings []st
 }
 
 // prepareUpdate is Prepare for a change of an existing pod. What an update leaves out and only creation
-// fills in (priority) is taken over from old. Setting spec.nodeName is allowed once, on the conditions
+// fills in (priority, token volume) is taken over from old. Setting spec.nodeName is allowed once, on the conditions
 // that upstream's binding has.
 func prepareUpdate(ctx context.Context, pod, old *corev1.Pod) (warnings []string, errs field.ErrorList) {
 	legacyscheme.Scheme.Default(pod)
 	legacyscheme.Scheme.Default(old)
 	addDefaultTolerations(pod)
 	keepPriority(pod, old)
+	keepToken(pod, old)
 	errs = append(errs, refusePod(pod)...)
 	errs = append(errs, validateGracePeriod(pod)...)
 	if errs := bind(pod, old); len(errs) > 0 {

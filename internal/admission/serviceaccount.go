@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,6 +93,38 @@ func mountToken(pod *corev1.Pod) {
 	}
 	if wanted && !present {
 		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: tokenVolume()}})
+	}
+}
+
+// keepToken puts back the token volume and its mounts, as creation made them, where an update leaves them
+// out: clients that do not know the kind (kubectl apply) replace lists with what the manifest has, and no pod
+// may lose a volume anyway.
+func keepToken(pod, old *corev1.Pod) {
+	const path = serviceaccountadmission.DefaultAPITokenMountPath
+	is := func(v corev1.Volume) bool {
+		return strings.HasPrefix(v.Name, serviceaccountadmission.ServiceAccountVolumeName+"-")
+	}
+	at := slices.IndexFunc(old.Spec.Volumes, is)
+	if at < 0 {
+		return
+	}
+	volume := old.Spec.Volumes[at]
+	if !slices.ContainsFunc(pod.Spec.Volumes, is) {
+		pod.Spec.Volumes = slices.Insert(pod.Spec.Volumes, min(at, len(pod.Spec.Volumes)), *volume.DeepCopy())
+	}
+	for _, lists := range [][2][]corev1.Container{{pod.Spec.InitContainers, old.Spec.InitContainers}, {pod.Spec.Containers, old.Spec.Containers}} {
+		containers, before := lists[0], lists[1]
+		for i := range containers {
+			had := slices.IndexFunc(before, func(c corev1.Container) bool { return c.Name == containers[i].Name })
+			if had < 0 || mounts(&containers[i], path) {
+				continue
+			}
+			for at, mount := range before[had].VolumeMounts {
+				if mount.Name == volume.Name && mount.MountPath == path {
+					containers[i].VolumeMounts = slices.Insert(containers[i].VolumeMounts, min(at, len(containers[i].VolumeMounts)), mount)
+				}
+			}
+		}
 	}
 }
 

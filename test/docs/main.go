@@ -1,5 +1,6 @@
 // Command docs writes the generated parts of docs/kinds: names and columns from the custom resource
-// definitions, refused fields from internal/admission. `make generate` runs it; with --check it only says
+// definitions, refused fields from internal/admission; and the table of docs/gitops.md from
+// test/gitops/phases.yaml. `make generate` runs it; with --check it only says
 // what is out of date, which `make verify` and a spec use.
 package main
 
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	sigsyaml "sigs.k8s.io/yaml"
 
 	"drayage.dev/config"
 	"drayage.dev/internal/admission"
@@ -38,25 +40,57 @@ func run(dir string, check bool) error {
 	}
 	for _, crd := range crds {
 		path := filepath.Join(dir, strings.ToLower(crd.Spec.Names.Kind)+".md")
-		page, err := os.ReadFile(path)
-		if err != nil {
+		if err := renew(path, generated(crd), check); err != nil {
 			return fmt.Errorf("every kind has a page: %w", err)
 		}
-		fresh, err := replace(string(page), generated(crd))
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		if fresh == string(page) {
-			continue
-		}
-		if check {
-			return fmt.Errorf("%s is out of date: run make generate", path)
-		}
-		if err := os.WriteFile(path, []byte(fresh), 0o644); err != nil {
-			return err
-		}
 	}
-	return nil
+	table, err := phases(filepath.Join(dir, "../../test/gitops/phases.yaml"))
+	if err != nil {
+		return err
+	}
+	return renew(filepath.Join(dir, "../gitops.md"), table, check)
+}
+
+// renew puts text between the markers of a page, or fails with check when something else is there.
+func renew(path, text string, check bool) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	fresh, err := replace(string(page), text)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", path, err)
+	case fresh == string(page):
+		return nil
+	case check:
+		return fmt.Errorf("%s is out of date: run make generate", path)
+	}
+	return os.WriteFile(path, []byte(fresh), 0o644)
+}
+
+// phases is the table of what tools say of each kind in each phase.
+func phases(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	var list []struct{ Object, KStatus, ArgoCD, Core, Says string }
+	if err := sigsyaml.UnmarshalStrict(data, &list); err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	var b strings.Builder
+	b.WriteString("| kind | phase | kstatus (Flux) | Argo CD | core's kind |\n| --- | --- | --- | --- | --- |\n")
+	names := map[string]string{"deployment": "Deployment", "replicaset": "ReplicaSet", "service": "Service", "node": "Node", "pod": "Pod",
+		"poddisruptionbudget": "PodDisruptionBudget"}
+	for _, phase := range list {
+		kind, _, _ := strings.Cut(phase.Object, "-")
+		if names[kind] == "" {
+			return "", fmt.Errorf("%s: %s begins with no kind's name", file, phase.Object)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", names[kind], phase.Says, phase.KStatus, phase.ArgoCD, phase.Core)
+	}
+	return b.String() + "\n", nil
 }
 
 // replace puts text between a page's markers.

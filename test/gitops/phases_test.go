@@ -39,7 +39,7 @@ type makePhase func(ctx context.Context, namespace, name string) client.Object
 
 var _ = Describe("an object in the phase", func() {
 	makers := map[string]makePhase{}
-	for _, kind := range []map[string]makePhase{deploymentPhases, replicaSetPhases, servicePhases, nodePhases, podPhases} {
+	for _, kind := range []map[string]makePhase{deploymentPhases, replicaSetPhases, servicePhases, nodePhases, podPhases, budgetPhases} {
 		for name, maker := range kind {
 			makers[name] = maker
 		}
@@ -69,14 +69,14 @@ var _ = Describe("an object in the phase", func() {
 // ownConditions are those that a kind carries beside upstream's.
 var ownConditions = map[string][]string{
 	"Deployment": {"Ready", "Reconciling", "Stalled"}, "ReplicaSet": {"Ready", "Reconciling"},
-	"Service": {"Ready", "Reconciling", "Stalled"}, "Node": {"Stalled"}, "Pod": {"Stalled"},
+	"Service": {"Ready", "Reconciling", "Stalled"}, "Node": {"Stalled"}, "Pod": {"Stalled"}, "PodDisruptionBudget": {"Ready", "Stalled"},
 }
 
 // asCore is the object as core's kind would be.
 func asCore(object *unstructured.Unstructured) *unstructured.Unstructured {
 	core := object.DeepCopy()
 	group, version, _ := strings.Cut(core.GetAPIVersion(), "/")
-	core.SetAPIVersion(map[string]string{"core.drayage.dev": "", "apps.drayage.dev": "apps/"}[group] + version)
+	core.SetAPIVersion(map[string]string{"core.drayage.dev": "", "apps.drayage.dev": "apps/", "policy.drayage.dev": "policy/"}[group] + version)
 	if generation, _, _ := unstructured.NestedInt64(core.Object, "status", "observedGeneration"); generation == 0 {
 		unstructured.RemoveNestedField(core.Object, "status", "observedGeneration")
 	}

@@ -48,7 +48,9 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	startManager()
 	identity, err := testEnv.As("drayage:scheduler")
 	Expect(err).NotTo(HaveOccurred())
-	start(func(ctx context.Context) error { return scheduler.Run(ctx, scheduler.Config{RESTConfig: identity}) })
+	start(func(ctx context.Context) error {
+		return scheduler.Run(ctx, scheduler.Config{RESTConfig: identity, AgentPatience: 50 * time.Millisecond})
+	})
 })
 
 // startManager runs the controllers under their own identity until the suite ends or stop is called.
@@ -57,6 +59,8 @@ func startManager() (stop func()) {
 	cfg := app.DefaultConfig()
 	cfg.LeaderElection = false
 	cfg.Controllers.NodeGrace = nodeGrace
+	// Pods of specs are bound to a machine that the API never knows: none of them is to be collected.
+	cfg.Controllers.NodeQuarantine = time.Hour
 	var err error
 	cfg.RESTConfig, err = testEnv.As("drayage:manager")
 	Expect(err).NotTo(HaveOccurred())

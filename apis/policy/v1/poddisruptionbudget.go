@@ -37,8 +37,10 @@ type PodDisruptionBudget struct {
 	Spec policyv1.PodDisruptionBudgetSpec `json:"spec,omitempty"`
 
 	// Status is what the disruption controller last saw, less what the eviction API has granted since.
+	// Until then its observedGeneration is 0, so that no tool takes a new object for a settled one.
 	//
 	// +optional
+	// +kubebuilder:default:={"observedGeneration":0,"disruptionsAllowed":0,"currentHealthy":0,"desiredHealthy":0,"expectedPods":0}
 	Status policyv1.PodDisruptionBudgetStatus `json:"status,omitempty"`
 }
 

@@ -97,7 +97,8 @@ func newStatus(budget *policyv1.PodDisruptionBudget, want wanted, healthy int32,
 // failedStatus is the status of a budget that cannot be computed: it allows nothing.
 func failedStatus(budget *policyv1.PodDisruptionBudget, cause error) policyv1.PodDisruptionBudgetStatus {
 	status := budget.DeepCopy().Status
-	status.DisruptionsAllowed = 0
+	// Upstream leaves the generation as it was; but then nobody could tell a budget that failed from a new one.
+	status.DisruptionsAllowed, status.ObservedGeneration = 0, budget.Generation
 	meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 		Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason,
 		Message: cause.Error(), ObservedGeneration: status.ObservedGeneration,

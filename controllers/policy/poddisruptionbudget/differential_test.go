@@ -292,14 +292,16 @@ func upstreams(ctx context.Context, all []world, now time.Time) map[string]polic
 	return got
 }
 
-// compared leaves out times, Drayage's own conditions, and which of several pods an error names.
+// compared leaves out times, Drayage's own conditions, and of an error which of several pods it names and
+// which generation it speaks of.
 func compared(status policyv1.PodDisruptionBudgetStatus) policyv1.PodDisruptionBudgetStatus {
 	var conditions []metav1.Condition
 	for _, c := range status.Conditions {
 		if c.Type == policyv1.DisruptionAllowedCondition {
 			c.LastTransitionTime = metav1.Time{}
 			if c.Reason == policyv1.SyncFailedReason {
-				c.Message = ""
+				// Upstream leaves the generation of a budget that it could not compute as it was.
+				c.Message, c.ObservedGeneration, status.ObservedGeneration = "", 0, 0
 			}
 			conditions = append(conditions, c)
 		}
