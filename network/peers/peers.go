@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -100,7 +102,8 @@ func (f *follower) wake() {
 }
 
 func (f *follower) loop(ctx context.Context) {
-	for {
+	var said []podnet.Peer
+	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -117,9 +120,11 @@ func (f *follower) loop(ctx context.Context) {
 			peers = append(peers, peer)
 		}
 		f.mu.Unlock()
-		if !told {
+		slices.SortFunc(peers, func(a, b podnet.Peer) int { return strings.Compare(a.Name, b.Name) })
+		if !told || !first && reflect.DeepEqual(peers, said) {
 			continue
 		}
+		first, said = false, peers
 		if err := f.Network.SetPeers(ctx, peers); err != nil {
 			f.Log.Error(err, "Could not route to the other nodes, will try again", "nodes", len(peers))
 		}
