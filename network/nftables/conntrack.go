@@ -14,8 +14,8 @@ import (
 
 // staleFlows returns the UDP frontends among next whose endpoints have changed, with the endpoints that
 // serve from now on. A UDP flow would stick to an endpoint that is gone for as long as the client keeps
-// sending; TCP connections are left to end by themselves. Unless next is the whole, what it does not
-// name stays as it was.
+// sending. TCP connections are left to end by themselves; those that have not begun yet wait for Forget.
+// Unless next is the whole, what it does not name stays as it was.
 func (t *Table) staleFlows(next map[spec.Key]*spec.Frontend, whole bool) flows {
 	stale := flows{}
 	now := func(key spec.Key) *spec.Frontend {
@@ -25,12 +25,36 @@ func (t *Table) staleFlows(next map[spec.Key]*spec.Frontend, whole bool) flows {
 		return t.applied[key]
 	}
 	for key, f := range next {
-		if key.Proto != unix.IPPROTO_UDP || !key.Addr.Is4() || t.applied[key].Equal(f) {
+		if !key.Addr.Is4() || t.applied[key].Equal(f) {
 			continue
 		}
-		stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving(key, now)
+		switch key.Proto {
+		case unix.IPPROTO_UDP:
+			stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving(key, now)
+		case unix.IPPROTO_TCP:
+			t.unanswered[netip.AddrPortFrom(key.Addr, key.Port)] = struct{}{}
+		}
 	}
 	return stale
+}
+
+// Forget makes the kernel forget the TCP connections to endpoints that have left their frontends and have not
+// answered: their clients' next packet goes to an endpoint that serves, where it would follow the first one to
+// a pod that is gone. An answer may be on its way still when an endpoint leaves, so the caller waits a little.
+func (t *Table) Forget() error {
+	if len(t.unanswered) == 0 {
+		return nil
+	}
+	now := func(key spec.Key) *spec.Frontend { return t.applied[key] }
+	stale := flows{}
+	for frontend := range t.unanswered {
+		stale[frontend] = serving(spec.Key{Addr: frontend.Addr(), Proto: unix.IPPROTO_TCP, Port: frontend.Port()}, now)
+	}
+	if err := t.ns.Do(func() error { return deleteUnanswered(stale) }); err != nil {
+		return fmt.Errorf("forgetting connections that endpoints that are gone have not answered: %w", err)
+	}
+	clear(t.unanswered)
+	return nil
 }
 
 // serving are the endpoints behind a frontend's address, for clients inside and all others: a flow does
@@ -42,13 +66,13 @@ func serving(key spec.Key, now func(spec.Key) *spec.Frontend) []netip.AddrPort {
 	return append(all, now(key).Endpoints()...)
 }
 
-// udpFrontend reads the key of a UDP frontend, of whichever plane, from its element of the svc map.
-func udpFrontend(e element) (spec.Key, bool) {
-	if e.set != everybody.set(setServices) && e.set != inside.set(setServices) || e.key[4] != unix.IPPROTO_UDP {
+// frontendOf reads the key of a frontend, of whichever plane, from its element of the svc map.
+func frontendOf(e element) (spec.Key, bool) {
+	if e.set != everybody.set(setServices) && e.set != inside.set(setServices) {
 		return spec.Key{}, false
 	}
 	return spec.Key{
-		Addr: netip.AddrFrom4([4]byte([]byte(e.key[:4]))), Proto: unix.IPPROTO_UDP,
+		Addr: netip.AddrFrom4([4]byte([]byte(e.key[:4]))), Proto: e.key[4],
 		Port: binary.BigEndian.Uint16([]byte(e.key[8:10])),
 	}, true
 }
@@ -61,16 +85,15 @@ func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	if flow.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	frontend, ok := netip.AddrFromSlice(flow.Forward.DstIP)
-	if !ok {
-		return false
-	}
-	serving, ok := f[netip.AddrPortFrom(frontend.Unmap(), flow.Forward.DstPort)]
-	if !ok {
-		return false
-	}
+	frontend, _ := netip.AddrFromSlice(flow.Forward.DstIP)
 	endpoint, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	return !slices.Contains(serving, netip.AddrPortFrom(endpoint.Unmap(), flow.Reverse.SrcPort))
+	return f.gone(netip.AddrPortFrom(frontend.Unmap(), flow.Forward.DstPort), netip.AddrPortFrom(endpoint.Unmap(), flow.Reverse.SrcPort))
+}
+
+// gone tells whether the frontend is one of these and the endpoint does not serve it.
+func (f flows) gone(frontend, endpoint netip.AddrPort) bool {
+	serving, ok := f[frontend]
+	return ok && !slices.Contains(serving, endpoint)
 }
 
 func (t *Table) deleteFlows(stale flows) error {

@@ -1,6 +1,6 @@
 // Package nftables applies a node's service spec to the kernel with nftables, by netlink. It owns the
-// table "drayage-services" (IPv4 now) and the conntrack entries of UDP
-// services whose endpoints went. Package proxy is its caller; it knows no API object.
+// table "drayage-services" (IPv4 now) and the conntrack entries of UDP services whose endpoints went, and of
+// TCP connections that such endpoints have not answered. Package proxy is its caller; it knows no API object.
 //
 // There is no chain per service. All frontends live in a few flat maps, so that one change costs a few
 // set elements however many services there are:

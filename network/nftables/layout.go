@@ -198,9 +198,12 @@ func newLayout() *layout {
 		set.Table = table
 		l.sets[set.Name] = set
 	}
-	l.addBase("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, dispatch(fromPods())...)
-	l.addBase("output", nftables.ChainHookOutput, nftables.ChainPriorityNATDest, dispatch(nil)...)
-	l.addBase("postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, hairpin(), masquerade())
+	nat, filter := nftables.ChainTypeNAT, nftables.ChainTypeFilter
+	l.addBase("prerouting", nat, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, dispatch(fromPods())...)
+	l.addBase("output", nat, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, dispatch(nil)...)
+	l.addBase("postrouting", nat, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, hairpin(), masquerade())
+	l.addBase("errors-in", filter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, keepTrying()...)
+	l.addBase("errors-out", filter, nftables.ChainHookOutput, nftables.ChainPriorityMangle, keepTrying()...)
 	mark := l.fingerprint()
 	l.chains[mark] = &nftables.Chain{Name: mark, Table: table}
 	return l
@@ -233,10 +236,10 @@ func (l *layout) fingerprint() string {
 	return "is-" + hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
-func (l *layout) addBase(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority, rules ...[]expr.Any) {
+func (l *layout) addBase(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority, rules ...[]expr.Any) {
 	accept := nftables.ChainPolicyAccept
 	l.chains[name] = &nftables.Chain{
-		Name: name, Table: l.table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: priority, Policy: &accept,
+		Name: name, Table: l.table, Type: kind, Hooknum: hook, Priority: priority, Policy: &accept,
 	}
 	for _, exprs := range rules {
 		l.rules = append(l.rules, &nftables.Rule{Table: l.table, Chain: l.chains[name], Exprs: exprs})

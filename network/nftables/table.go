@@ -36,6 +36,8 @@ type Table struct {
 	// applied is what the kernel holds as far as is known.
 	applied map[spec.Key]*spec.Frontend
 	shared  sharing
+	// unanswered are the TCP frontends whose endpoints have changed since Forget.
+	unanswered map[netip.AddrPort]struct{}
 	// generation is the ruleset's after our last look or write.
 	generation uint32
 }
@@ -54,6 +56,7 @@ func New(path string) (*Table, error) {
 	t := &Table{
 		ns: ns, layout: newLayout(), conntrack: conntrack,
 		applied: map[spec.Key]*spec.Frontend{}, shared: newSharing(),
+		unanswered: map[netip.AddrPort]struct{}{},
 	}
 	if err := t.reopen(); err != nil {
 		conntrack.Close()
@@ -180,7 +183,11 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 	stale := t.staleFlows(frontends, true)
 	for e := range d.remove {
 		// What an earlier process served, and nobody does any more.
-		if key, ok := udpFrontend(e); ok {
+		key, ok := frontendOf(e)
+		switch {
+		case ok && key.Proto == unix.IPPROTO_TCP:
+			t.unanswered[netip.AddrPortFrom(key.Addr, key.Port)] = struct{}{}
+		case ok && key.Proto == unix.IPPROTO_UDP:
 			stale[netip.AddrPortFrom(key.Addr, key.Port)] = serving(key, func(key spec.Key) *spec.Frontend { return frontends[key] })
 		}
 	}

@@ -30,12 +30,20 @@ type Backend interface {
 	Apply(changes spec.Changes) error
 	// Touched tells, cheaply, whether somebody else may have changed the kernel's state since.
 	Touched() (bool, error)
+	// Forget has connections that were begun to an endpoint that has left since, and that it has not
+	// answered, begin anew with their clients' next packet. Where there are none it costs nothing.
+	Forget() error
 }
 
 const (
 	// coalesce is how long a change waits for others to share its transaction. A rolling update's
 	// writes come further apart; a node's failure moves hundreds of slices at once.
 	coalesce = 2 * time.Millisecond
+
+	// forgetAfter is how long after a change connections to endpoints that have left are forgotten: an answer
+	// may be on its way still. It is well below the time that a withdrawn pod goes on (500 ms), so that no
+	// client repeats its first packet to a pod that is gone.
+	forgetAfter = 150 * time.Millisecond
 
 	// defaultStuckAfter is half of what upstream's kube-proxy allows itself.
 	defaultStuckAfter = 30 * time.Second
@@ -228,6 +236,7 @@ func (p *Proxy) loop(ctx context.Context) {
 	check := time.NewTicker(p.cfg.CheckInterval)
 	defer check.Stop()
 	full, retry := true, time.Duration(0)
+	var forget <-chan time.Time
 	for {
 		kick, again := p.kick, (<-chan time.Time)(nil)
 		if retry > 0 {
@@ -244,10 +253,19 @@ func (p *Proxy) loop(ctx context.Context) {
 			case <-time.After(coalesce):
 			}
 		case <-again:
+		case <-forget:
+			forget = nil
+			if err := p.cfg.Backend.Forget(); err != nil {
+				p.cfg.Log.Error(err, "Could not have unanswered connections begin anew, will try again with the next change")
+			}
+			continue
 		case <-check.C:
 			full = full || p.touched()
 		}
-		err := p.step(full)
+		wrote, err := p.step(full)
+		if wrote && forget == nil {
+			forget = time.After(forgetAfter)
+		}
 		switch {
 		case errors.Is(err, errNotTold):
 		case err != nil:
@@ -271,12 +289,13 @@ func (p *Proxy) touched() bool {
 // better than half of those that should be.
 var errNotTold = errors.New("the API has not been heard yet")
 
-// step brings the kernel up to date and lets go those who waited for that.
-func (p *Proxy) step(full bool) error {
+// step brings the kernel up to date and lets go those who waited for that. It tells whether it may have changed
+// the kernel.
+func (p *Proxy) step(full bool) (wrote bool, err error) {
 	p.mu.Lock()
 	if !p.told {
 		p.mu.Unlock()
-		return errNotTold
+		return false, errNotTold
 	}
 	changes := p.model.Changes()
 	checks, news := p.model.Checks()
@@ -297,13 +316,14 @@ func (p *Proxy) step(full bool) error {
 	}
 	p.mu.Unlock()
 	start := time.Now()
-	err := p.write(full, desired, changes)
-	if full || len(changes) > 0 {
+	err = p.write(full, desired, changes)
+	wrote = full || len(changes) > 0
+	if wrote {
 		written(start, full, err)
 	}
 	p.tell(checks, news, err != nil)
 	if err != nil {
-		return err
+		return wrote, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -318,7 +338,7 @@ func (p *Proxy) step(full bool) error {
 			close(w.done)
 		}
 	}
-	return nil
+	return wrote, nil
 }
 
 // tell has load balancers told what is new: endpoints, also while the kernel could not be told of them,

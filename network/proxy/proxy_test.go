@@ -39,6 +39,8 @@ type recorder struct {
 	fail   bool
 	syncs  int
 	writes []time.Time
+	// forgot is when Forget was called last.
+	forgot time.Time
 }
 
 func (r *recorder) Sync(desired map[spec.Key]*spec.Frontend) (bool, error) {
@@ -60,6 +62,13 @@ func (r *recorder) Apply(changes spec.Changes) error {
 	err := r.Backend.Apply(changes)
 	r.writes = append(r.writes, time.Now())
 	return err
+}
+
+func (r *recorder) Forget() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forgot = time.Now()
+	return r.Backend.Forget()
 }
 
 func (r *recorder) set(fail bool) (syncs int) {
@@ -198,6 +207,12 @@ var _ = Describe("Proxy", Ordered, func() {
 		slices.Sort(delays)
 		AddReportEntry("from the client's write to the kernel, median and worst", delays[10].String()+" "+delays[19].String())
 		Expect(delays[18]).To(BeNumerically("<", 100*time.Millisecond))
+		// An answer may be on its way when the kernel is told; a withdrawn pod goes on for half a second.
+		Eventually(func() time.Duration {
+			back.mu.Lock()
+			defer back.mu.Unlock()
+			return back.forgot.Sub(back.writes[0])
+		}).Should(BeNumerically(">", 0))
 	})
 
 	It("awaits the withdrawal of a terminating pod", func() {
