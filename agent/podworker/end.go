@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,7 +23,7 @@ import (
 // ending is how far the pod's end has come.
 type ending struct {
 	since time.Time
-	// resumed says that an earlier agent began it: hooks have run, proxies have been waited for.
+	// resumed says that an earlier agent began it: hooks have run.
 	resumed bool
 	// pass is what was seen when nothing ran any more; the final status is made of it.
 	pass *pass
@@ -96,18 +97,27 @@ func (w *worker) beginEnding(gone bool) *ending {
 	return began
 }
 
-// withdraw waits until no proxy sends new connections to the pod, or the bound is over.
+// withdraw waits until no proxy sends new connections to the pod, or the bound is over. An agent that was
+// restarted meanwhile waits again: this node's own proxy may not have heard, and the one before may have waited
+// for a moment only.
 func (w *worker) withdraw(ctx context.Context, p *pass) error {
 	running := slices.ContainsFunc(p.state.Containers, func(c agent.Container) bool { return c.Phase == agent.ContainerRunning })
 	pod, gone := w.snapshot()
-	if gone || w.ending.resumed || !running || w.manager.Withdrawal == nil {
+	if gone || !running || w.manager.Withdrawal == nil {
 		return nil
 	}
-	bound := min(w.manager.WithdrawalBound, w.deletionGrace(pod))
-	ctx, cancel := context.WithTimeout(ctx, bound)
+	left := w.ending.since.Add(w.deletionGrace(pod)).Sub(w.manager.Clock.Now())
+	bounded, cancel := context.WithTimeout(ctx, min(w.manager.WithdrawalBound, left))
 	defer cancel()
-	// An expired bound is not a failure: the pod has waited long enough.
-	_ = w.manager.Withdrawal.Await(ctx, w.uid)
+	err := w.manager.Withdrawal.Await(bounded, w.uid)
+	if ctx.Err() != nil {
+		// The agent ends; the next one goes on.
+		return ctx.Err()
+	}
+	if err != nil {
+		// An expired bound is not a failure: the pod has waited long enough.
+		logr.FromContextOrDiscard(ctx).Info("Some node may send the ending pod new connections still, going on", "uid", w.uid, "err", err.Error())
+	}
 	return nil
 }
 

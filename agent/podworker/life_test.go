@@ -196,6 +196,25 @@ var _ = Describe("a pod's end", func() {
 		Eventually(get(pod), 5*time.Second).Should(Satisfy(apierrors.IsNotFound))
 	})
 
+	It("waits for the proxies again after an agent's restart", func() {
+		pod := m.pod("rewaits", nil)
+		Eventually(now(pod)).Should(Satisfy(ready))
+		m.proxies.gate = make(chan struct{})
+		awaited := func() int {
+			m.proxies.mu.Lock()
+			defer m.proxies.mu.Unlock()
+			return len(m.proxies.awaited)
+		}
+		remove(pod)
+		Eventually(awaited).Should(Equal(1))
+		m.end()
+		m.start()
+		Eventually(awaited).Should(Equal(2))
+		Expect(m.runtime.Log()).NotTo(ContainElement("stop main"))
+		close(m.proxies.gate)
+		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
+	})
+
 	It("kills sooner when the grace period is shortened", func() {
 		m.runtime.Stubborn("main")
 		pod := m.pod("stubborn", func(spec *corev1.PodSpec) { spec.TerminationGracePeriodSeconds = ptr.To[int64](600) })
