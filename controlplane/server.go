@@ -36,6 +36,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/defaulttolerationseconds"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
 
+	"drayage.dev/controlplane/clientcerts"
 	"drayage.dev/controlplane/quota"
 
 	_ "drayage.dev/controlplane/quiet" // silences a logger, see there
@@ -75,6 +76,7 @@ func (r *runner) newServer(ctx context.Context) (*aggregatorapiserver.APIAggrega
 	if err := bound.connect(generic.LoopbackClientConfig); err != nil {
 		return nil, err
 	}
+	generic.Authentication.Authenticator = clientcerts.Remember(generic.Authentication.Authenticator, generic.SecureServing.ClientCA.CurrentCABundleContent)
 	generic.Authorization.Authorizer = union.New(nodeReads{bound}, generic.Authorization.Authorizer)
 	generic.LongRunningFunc = longRunning(generic.LongRunningFunc, config.APIGroups)
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"drayage.dev/cmd/dray/server"
 	"drayage.dev/controlplane"
 	"drayage.dev/controlplane/pki"
 	"drayage.dev/test/cluster"
@@ -229,6 +230,7 @@ func serve(role, dir string) error {
 	defer stop()
 	switch role {
 	case roleAPI:
+		server.ConfigureMemory()
 		e, err := env.Start(ctx, env.WithDataDir(filepath.Join(dir, "state")),
 			env.WithAdmission(controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin}))
 		if err != nil {

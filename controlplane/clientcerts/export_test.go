@@ -1,0 +1,4 @@
+package clientcerts
+
+// RememberAt is Remember at a time of one's own.
+var RememberAt = remember
