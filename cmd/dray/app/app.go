@@ -57,6 +57,8 @@ and is its command line.`,
 			root.AddCommand(command)
 		}
 	}
+	completeFlags(root)
+	root.SetCompletionCommandGroupID("use")
 	root.SetIn(streamsIO.In)
 	root.SetOut(streamsIO.Out)
 	root.SetErr(streamsIO.ErrOut)

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -49,6 +51,8 @@ func newCreate(flags *client.Flags) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token and print it",
+		Long: `Makes a token by which machines can join for as long as --ttl says, and prints it: this is the only time that its
+secret is shown.`,
 		Example: `  dray token create
   dray agent --join https://10.0.0.5:6443 --token "$(ssh 10.0.0.5 dray token create --ttl 10m)"`,
 		Args: cobra.NoArgs,
@@ -88,7 +92,10 @@ func newList(flags *client.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the valid tokens, without their secrets",
-		Args:  cobra.NoArgs,
+		Long: `Lists the tokens that are valid still: their IDs, when they expire and what they are for. The secret of a token is
+printed once, when it is made.`,
+		Example: `  dray token list`,
+		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			clients, err := newClient(flags)
 			if err != nil {
@@ -116,7 +123,23 @@ func newDelete(flags *client.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "delete ID...",
 		Short: "Delete tokens by their IDs",
-		Args:  cobra.MinimumNArgs(1),
+		Long: `Deletes tokens by their IDs, which the list shows. No machine can join with them any more; machines that have
+joined stay.`,
+		Example: `  dray token delete abcdef`,
+		Args:    cobra.MinimumNArgs(1),
+		ValidArgsFunction: func(command *cobra.Command, given []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var ids []cobra.Completion
+			if clients, err := newClient(flags); err == nil {
+				// An error leaves nothing to offer, and there is nowhere to tell.
+				tokens, _ := join.ListTokens(command.Context(), clients)
+				for _, token := range tokens {
+					if strings.HasPrefix(token.ID, begun) && !slices.Contains(given, token.ID) {
+						ids = append(ids, cobra.CompletionWithDesc(token.ID, token.Description))
+					}
+				}
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(command *cobra.Command, ids []string) error {
 			clients, err := newClient(flags)
 			if err != nil {
