@@ -58,14 +58,32 @@ and is its command line.`,
 		}
 	}
 	completeFlags(root)
+	nameHelp(root)
 	root.SetCompletionCommandGroupID("use")
 	root.SetIn(streamsIO.In)
 	root.SetOut(streamsIO.Out)
 	root.SetErr(streamsIO.ErrOut)
-	root.SetFlagErrorFunc(func(command *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see %s --help)", err, command.CommandPath())
-	})
+	root.SetFlagErrorFunc(seeHelp)
 	return root
+}
+
+// nameHelp has the errors of wrong arguments name the help to read.
+func nameHelp(command *cobra.Command) {
+	if check := command.Args; check != nil {
+		command.Args = func(command *cobra.Command, args []string) error {
+			if err := check(command, args); err != nil {
+				return seeHelp(command, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range command.Commands() {
+		nameHelp(sub)
+	}
+}
+
+func seeHelp(command *cobra.Command, err error) error {
+	return fmt.Errorf("%w (see %s --help)", err, command.CommandPath())
 }
 
 // ExitCode returns what a process exits with after err: what err says itself, as the error of a remote command

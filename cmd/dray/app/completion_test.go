@@ -17,7 +17,7 @@ import (
 	"drayage.dev/test/env"
 )
 
-var _ = Describe("completion", Ordered, func() {
+var _ = Describe("completion", Ordered, ContinueOnFailure, func() {
 	BeforeAll(func(ctx context.Context) {
 		e, err := env.Start(context.WithoutCancel(ctx))
 		Expect(err).NotTo(HaveOccurred())
@@ -76,6 +76,26 @@ var _ = Describe("completion", Ordered, func() {
 		Entry("contexts", []string{"drayage"}, "logs", "--context", ""),
 		Entry("what kubectl offers", []string{"web-0"}, "kubectl", "get", "pods.core.drayage.dev", ""),
 	)
+
+	It("offers tokens, which are listed for scripts as well", func() {
+		dray := func(args ...string) string {
+			GinkgoHelper()
+			text, code := commandline.Run(append([]string{"token"}, args...)...)
+			Expect(code).To(BeZero(), text)
+			return text
+		}
+		Expect(dray("list", "-o", "json")).To(Equal("[]\n"))
+		id, _, _ := strings.Cut(dray("create", "--ttl=0", "--description=rack 7"), ".")
+		Expect(dray("list")).To(MatchRegexp(id + " +never +rack 7\n$"))
+		Expect(dray("list", "-o", "name")).To(Equal(id + "\n"))
+		Expect(dray("list", "-o", "json")).To(MatchJSON(`[{"id": "` + id + `", "description": "rack 7"}]`))
+		Expect(dray("list", "-o", "yaml")).To(MatchYAML(`[{"id": "` + id + `", "description": "rack 7"}]`))
+		text, _ := commandline.Run("__complete", "token", "delete", "")
+		Expect(text).To(HavePrefix(id + "\track 7\n:"))
+		Expect(dray("delete", id)).To(Equal("token " + id + " deleted\n"))
+		_, code := commandline.Run("token", "list", "-o", "table")
+		Expect(code).To(Equal(1))
+	})
 
 	It("is for the usual shells", func() {
 		for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {

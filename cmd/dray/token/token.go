@@ -3,8 +3,10 @@ package token
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	certutil "k8s.io/client-go/util/cert"
+	"sigs.k8s.io/yaml"
 
 	"drayage.dev/cmd/dray/client"
 	"drayage.dev/controlplane/join"
@@ -89,13 +92,18 @@ secret is shown.`,
 }
 
 func newList(flags *client.Flags) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	command := &cobra.Command{
 		Use:   "list",
 		Short: "List the valid tokens, without their secrets",
 		Long: `Lists the tokens that are valid still: their IDs, when they expire and what they are for. The secret of a token is
 printed once, when it is made.`,
-		Example: `  dray token list`,
-		Args:    cobra.NoArgs,
+		Example: `  dray token list
+
+  # For scripts
+  dray token list -o json
+  dray token delete $(dray token list -o name)`,
+		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			clients, err := newClient(flags)
 			if err != nil {
@@ -105,18 +113,43 @@ printed once, when it is made.`,
 			if err != nil {
 				return err
 			}
-			table := tabwriter.NewWriter(command.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(table, "ID\tEXPIRES\tDESCRIPTION")
-			for _, token := range tokens {
-				expires := "never"
-				if !token.Expires.IsZero() {
-					expires = "in " + duration.HumanDuration(time.Until(token.Expires))
-				}
-				fmt.Fprintf(table, "%s\t%s\t%s\n", token.ID, expires, token.Description)
-			}
-			return table.Flush()
+			return write(command.OutOrStdout(), tokens, output)
 		},
 	}
+	command.Flags().StringVarP(&output, "output", "o", "", "json, yaml, or name for the IDs alone (default: a table)")
+	return command
+}
+
+func write(out io.Writer, tokens []join.Stored, output string) error {
+	switch output {
+	case "":
+		table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+		fmt.Fprintln(table, "ID\tEXPIRES\tDESCRIPTION")
+		for _, token := range tokens {
+			expires := "never"
+			if !token.Expires.IsZero() {
+				expires = "in " + duration.HumanDuration(time.Until(token.Expires))
+			}
+			fmt.Fprintf(table, "%s\t%s\t%s\n", token.ID, expires, token.Description)
+		}
+		return table.Flush()
+	case "name":
+		for _, token := range tokens {
+			fmt.Fprintln(out, token.ID)
+		}
+		return nil
+	case "json":
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(tokens)
+	case "yaml":
+		text, err := yaml.Marshal(tokens)
+		if err == nil {
+			_, err = out.Write(text)
+		}
+		return err
+	}
+	return fmt.Errorf("--output %q is none of json, yaml and name", output)
 }
 
 func newDelete(flags *client.Flags) *cobra.Command {
