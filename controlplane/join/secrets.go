@@ -17,11 +17,11 @@ import (
 // Stored is a token as the cluster keeps it, without its secret.
 type Stored struct {
 	// ID names the token.
-	ID string
+	ID string `json:"id"`
 	// Description is what its maker noted.
-	Description string
+	Description string `json:"description,omitempty"`
 	// Expires is when it ends; zero for never.
-	Expires time.Time
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // StoreToken makes a token valid for a time; zero means until it is deleted. Storing the same again changes
@@ -57,7 +57,7 @@ func ListTokens(ctx context.Context, client kubernetes.Interface) ([]Stored, err
 	if err != nil {
 		return nil, fmt.Errorf("listing tokens: %w", err)
 	}
-	var tokens []Stored
+	tokens := []Stored{}
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
 		if bootstrapsecrets.GetData(secret, bootstrapapi.BootstrapTokenExtraGroupsKey) != BootstrappersGroup || bootstrapsecrets.HasExpired(secret, time.Now()) {

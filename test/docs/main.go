@@ -1,6 +1,6 @@
 // Command docs writes the generated parts of docs/kinds: names and columns from the custom resource
-// definitions, refused fields from internal/admission; and the table of docs/gitops.md from
-// test/gitops/phases.yaml. `make generate` runs it; with --check it only says
+// definitions, refused fields from internal/admission; the table of docs/gitops.md from
+// test/gitops/phases.yaml; and the commands of docs/cli.md from dray's command tree. `make generate` runs it; with --check it only says
 // what is out of date, which `make verify` and a spec use.
 package main
 
@@ -12,8 +12,10 @@ import (
 	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	sigsyaml "sigs.k8s.io/yaml"
 
+	"drayage.dev/cmd/dray/app"
 	"drayage.dev/config"
 	"drayage.dev/internal/admission"
 )
@@ -48,7 +50,14 @@ func run(dir string, check bool) error {
 	if err != nil {
 		return err
 	}
-	return renew(filepath.Join(dir, "../gitops.md"), table, check)
+	if err := renew(filepath.Join(dir, "../gitops.md"), table, check); err != nil {
+		return err
+	}
+	list, err := commands(app.NewCommand(genericiooptions.NewTestIOStreamsDiscard()))
+	if err != nil {
+		return err
+	}
+	return renew(filepath.Join(dir, "../cli.md"), list, check)
 }
 
 // renew puts text between the markers of a page, or fails with check when something else is there.

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -158,6 +160,20 @@ func (e *Env) As(user string, groups ...string) (*rest.Config, error) {
 	}
 	config.QPS = -1
 	return config, nil
+}
+
+// Kubeconfig returns a file that reaches the API server as Config's identity does, for programs that want one.
+func (e *Env) Kubeconfig() (string, error) {
+	file, err := clientcmd.LoadFromFile(filepath.Join(e.DataDir, "server/kubeconfig/admin.conf"))
+	if err != nil {
+		return "", err
+	}
+	// What the file names may be an address that a test's network has not.
+	for _, cluster := range file.Clusters {
+		cluster.Server = e.Config.Host
+	}
+	path := filepath.Join(e.DataDir, "kubeconfig")
+	return path, clientcmd.WriteToFile(*file, path)
 }
 
 // Client returns a client for Drayage's and Kubernetes' kinds that reads from the API server, not from a

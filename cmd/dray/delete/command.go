@@ -35,7 +35,6 @@ Where the API server has pods, deployments and the like of its own, names withou
 
   # Of a node that has burnt down
   dray delete pod web-0 --grace-period=0 --force`
-	command.ValidArgsFunction = nil
 	command.SilenceUsage = true
 	run := command.Run
 	command.Run = func(command *cobra.Command, args []string) {

@@ -1,10 +1,7 @@
 package delete_test
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"path/filepath"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -13,13 +10,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/tools/clientcmd"
-	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
-	draydelete "drayage.dev/cmd/dray/delete"
+	"drayage.dev/test/commandline"
 	"drayage.dev/test/env"
 )
 
@@ -29,8 +23,6 @@ var _ = Describe("dray delete", Ordered, func() {
 	var (
 		e     *env.Env
 		admin client.Client
-		// kubeconfig is the administrator's, on loopback.
-		kubeconfig string
 	)
 
 	BeforeAll(func(ctx context.Context) {
@@ -40,13 +32,7 @@ var _ = Describe("dray delete", Ordered, func() {
 		DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 		admin, err = e.Client()
 		Expect(err).NotTo(HaveOccurred())
-		file, err := clientcmd.LoadFromFile(filepath.Join(e.DataDir, "server/kubeconfig/admin.conf"))
-		Expect(err).NotTo(HaveOccurred())
-		for _, cluster := range file.Clusters {
-			cluster.Server = e.Config.Host
-		}
-		kubeconfig = filepath.Join(e.DataDir, "kubeconfig")
-		Expect(clientcmd.WriteToFile(*file, kubeconfig)).To(Succeed())
+		commandline.Use(e)
 	})
 
 	add := func(ctx context.Context, name string, finalizers ...string) *dcorev1.Pod {
@@ -66,28 +52,8 @@ var _ = Describe("dray delete", Ordered, func() {
 	gone := func(ctx context.Context, pod *dcorev1.Pod) bool {
 		return apierrors.IsNotFound(admin.Get(ctx, client.ObjectKeyFromObject(pod), pod))
 	}
-	// dray returns what the command printed and its exit code.
 	dray := func(args ...string) (string, int) {
-		GinkgoHelper()
-		var out bytes.Buffer
-		code := 0
-		cmdutil.BehaviorOnFatal(func(message string, exit int) {
-			code = exit
-			fmt.Fprintln(&out, message)
-			panic(fatal{})
-		})
-		defer cmdutil.DefaultBehaviorOnFatal()
-		command := draydelete.NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &out})
-		command.SetArgs(append(args, "--kubeconfig", kubeconfig, "--cache-dir", GinkgoT().TempDir()))
-		func() {
-			defer func() {
-				if r := recover(); r != nil && r != (fatal{}) {
-					panic(r)
-				}
-			}()
-			Expect(command.Execute()).To(Succeed())
-		}()
-		return out.String(), code
+		return commandline.Run(append([]string{"delete"}, args...)...)
 	}
 
 	It("leaves a pod its own grace period unless told otherwise", func(ctx context.Context) {
@@ -154,5 +120,3 @@ var _ = Describe("dray delete", Ordered, func() {
 		Expect(code).To(Equal(1))
 	})
 })
-
-type fatal struct{}

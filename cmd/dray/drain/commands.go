@@ -66,7 +66,6 @@ func newCommand(streams genericiooptions.IOStreams, upstream func(cmdutil.Factor
 	// kubectl's --timeout of drain is the drain's, and comes first.
 	own := command.Flags().Lookup("timeout")
 	command.Short, command.Long, command.Example = short, long, example
-	command.ValidArgsFunction = nil
 	command.SilenceUsage = true
 	if own != nil {
 		flags.Timeout = nil

@@ -1,23 +1,16 @@
 package drain_test
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"path/filepath"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/tools/clientcmd"
-	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -25,16 +18,14 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	dpolicyv1 "drayage.dev/apis/policy/v1"
 	"drayage.dev/apiserver"
-	"drayage.dev/cmd/dray/drain"
 	"drayage.dev/controlplane"
+	"drayage.dev/test/commandline"
 	"drayage.dev/test/env"
 )
 
 var _ = Describe("nodes on the command line", Ordered, func() {
 	var (
 		admin client.Client
-		// kubeconfig is the administrator's, on loopback.
-		kubeconfig string
 		// owner is the ReplicaSet of every pod: without one the garbage collector would take them.
 		owner *dappsv1.ReplicaSet
 	)
@@ -52,13 +43,7 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 		DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 		admin, err = e.Client()
 		Expect(err).NotTo(HaveOccurred())
-		file, err := clientcmd.LoadFromFile(filepath.Join(e.DataDir, "server/kubeconfig/admin.conf"))
-		Expect(err).NotTo(HaveOccurred())
-		for _, cluster := range file.Clusters {
-			cluster.Server = e.Config.Host
-		}
-		kubeconfig = filepath.Join(e.DataDir, "kubeconfig")
-		Expect(clientcmd.WriteToFile(*file, kubeconfig)).To(Succeed())
+		commandline.Use(e)
 		owner = &dappsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}}
 		owner.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"set": "web"}}
 		owner.Spec.Template.Spec.Containers = []corev1.Container{{Name: "app", Image: "app"}}
@@ -73,29 +58,6 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 		})
 	})
 
-	// dray returns what the command printed and its exit code.
-	dray := func(newCommand func(genericiooptions.IOStreams) *cobra.Command, args ...string) (string, int) {
-		GinkgoHelper()
-		var out bytes.Buffer
-		code := 0
-		cmdutil.BehaviorOnFatal(func(message string, exit int) {
-			code = exit
-			fmt.Fprintln(&out, message)
-			panic(fatal{})
-		})
-		defer cmdutil.DefaultBehaviorOnFatal()
-		command := newCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &out})
-		command.SetArgs(append(args, "--kubeconfig", kubeconfig))
-		func() {
-			defer func() {
-				if r := recover(); r != nil && r != (fatal{}) {
-					panic(r)
-				}
-			}()
-			Expect(command.Execute()).To(Succeed())
-		}()
-		return out.String(), code
-	}
 	node := func(ctx context.Context) *dcorev1.Node {
 		GinkgoHelper()
 		n := &dcorev1.Node{}
@@ -123,56 +85,56 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 	asIs := func(*dcorev1.Pod) {}
 
 	It("are cordoned and uncordoned", func(ctx context.Context) {
-		text, code := dray(drain.NewCordon, "n1", "--dry-run=client")
+		text, code := commandline.Run("cordon", "n1", "--dry-run=client")
 		Expect(text).To(Equal("node/n1 cordoned (dry run)\n"))
 		Expect(code).To(BeZero())
-		text, _ = dray(drain.NewCordon, "n1", "--dry-run=server")
+		text, _ = commandline.Run("cordon", "n1", "--dry-run=server")
 		Expect(text).To(Equal("node/n1 cordoned (server dry run)\n"))
 		Expect(node(ctx).Spec.Unschedulable).To(BeFalse())
-		text, _ = dray(drain.NewCordon, "n1")
+		text, _ = commandline.Run("cordon", "n1")
 		Expect(text).To(Equal("node/n1 cordoned\n"))
 		Expect(node(ctx).Spec.Unschedulable).To(BeTrue())
-		text, _ = dray(drain.NewCordon, "-l", "rack=7")
+		text, _ = commandline.Run("cordon", "-l", "rack=7")
 		Expect(text).To(Equal("node/n1 already cordoned\n"))
-		text, _ = dray(drain.NewUncordon, "node/n1")
+		text, _ = commandline.Run("uncordon", "node/n1")
 		Expect(text).To(Equal("node/n1 uncordoned\n"))
 		Expect(node(ctx).Spec.Unschedulable).To(BeFalse())
-		text, code = dray(drain.NewCordon, "nobody")
+		text, code = commandline.Run("cordon", "nobody")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring(`"nobody" not found`))
 	})
 
 	It("are tainted", func(ctx context.Context) {
-		text, code := dray(drain.NewTaint, "nodes", "n1", "dedicated=gpu:NoSchedule", "soon:PreferNoSchedule")
+		text, code := commandline.Run("taint", "nodes", "n1", "dedicated=gpu:NoSchedule", "soon:PreferNoSchedule")
 		Expect(text).To(Equal("node/n1 tainted\n"))
 		Expect(code).To(BeZero())
 		Expect(node(ctx).Spec.Taints).To(ConsistOf(
 			corev1.Taint{Key: "dedicated", Value: "gpu", Effect: corev1.TaintEffectNoSchedule}, corev1.Taint{Key: "soon", Effect: corev1.TaintEffectPreferNoSchedule}))
-		text, code = dray(drain.NewTaint, "dno", "n1", "dedicated=cpu:NoSchedule")
+		text, code = commandline.Run("taint", "dno", "n1", "dedicated=cpu:NoSchedule")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring("--overwrite is false"))
-		text, _ = dray(drain.NewTaint, "nodes.core.drayage.dev", "n1", "dedicated=cpu:NoSchedule", "--overwrite", "-o", "name")
+		text, _ = commandline.Run("taint", "nodes.core.drayage.dev", "n1", "dedicated=cpu:NoSchedule", "--overwrite", "-o", "name")
 		Expect(text).To(Equal("node/n1\n"))
-		text, _ = dray(drain.NewTaint, "node", "--all", "dedicated-", "soon-", "-o", "json")
+		text, _ = commandline.Run("taint", "node", "--all", "dedicated-", "soon-", "-o", "json")
 		Expect(text).To(ContainSubstring(`"name": "n1"`))
 		Expect(node(ctx).Spec.Taints).To(BeEmpty())
 	})
 
 	It("are drained of what may go", func(ctx context.Context) {
 		web := run(ctx, "web", asIs)
-		text, code := dray(drain.NewDrain, "n1", "--dry-run=client")
+		text, code := commandline.Run("drain", "n1", "--dry-run=client")
 		Expect(text).To(ContainSubstring("evicting pod default/web (dry run)"))
 		Expect(code).To(BeZero())
-		text, _ = dray(drain.NewDrain, "n1", "--dry-run=server")
+		text, _ = commandline.Run("drain", "n1", "--dry-run=server")
 		Expect(text).To(ContainSubstring("evicting pod default/web (server dry run)"))
 		Expect(gone(ctx, web)).To(BeFalse())
 		Expect(node(ctx).Spec.Unschedulable).To(BeFalse())
 
-		text, code = dray(drain.NewDrain, "n1", "--pod-selector=app=other")
+		text, code = commandline.Run("drain", "n1", "--pod-selector=app=other")
 		Expect(text).To(ContainSubstring("node/n1 drained"))
 		Expect(code).To(BeZero())
 		Expect(gone(ctx, web)).To(BeFalse())
-		text, code = dray(drain.NewDrain, "n1")
+		text, code = commandline.Run("drain", "n1")
 		Expect(text).To(And(ContainSubstring("evicting pod default/web\n"), ContainSubstring("pod/web evicted\n"), HaveSuffix("node/n1 drained\n")))
 		Expect(code).To(BeZero())
 		Expect(gone(ctx, web)).To(BeTrue())
@@ -184,12 +146,12 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 			p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 		})
 		single := run(ctx, "single", func(p *dcorev1.Pod) { p.OwnerReferences = nil })
-		text, code := dray(drain.NewDrain, "n1")
+		text, code := commandline.Run("drain", "n1")
 		Expect(code).To(Equal(1))
 		Expect(text).To(And(
 			ContainSubstring("cannot delete Pods with local storage (use --delete-emptydir-data to override): default/scratch"),
 			ContainSubstring("cannot delete Pods that declare no controller (use --force to override): default/single")))
-		text, code = dray(drain.NewDrain, "n1", "--force", "--delete-emptydir-data", "--disable-eviction", "--grace-period=1")
+		text, code = commandline.Run("drain", "n1", "--force", "--delete-emptydir-data", "--disable-eviction", "--grace-period=1")
 		Expect(code).To(BeZero(), text)
 		Expect(gone(ctx, scratch) && gone(ctx, single)).To(BeTrue())
 	})
@@ -202,7 +164,7 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 		DeferCleanup(func(ctx context.Context) { Expect(admin.Delete(ctx, budget)).To(Succeed()) })
 		budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 1}
 		Expect(admin.Status().Update(ctx, budget)).To(Succeed())
-		text, code := dray(drain.NewDrain, "n1", "--timeout=1s")
+		text, code := commandline.Run("drain", "n1", "--timeout=1s")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring(`error when evicting pods/"web" -n "default" (will retry after 5s): Cannot evict pod as it would violate the pod's disruption budget. ` +
 			"The disruption budget keep-web needs 1 healthy pods and has 1 currently"))
@@ -210,5 +172,3 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 		Expect(gone(ctx, web)).To(BeFalse())
 	})
 })
-
-type fatal struct{}

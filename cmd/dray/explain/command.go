@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/util/completion"
 
 	"drayage.dev/cmd/dray/client"
 	"drayage.dev/scheduler"
@@ -38,7 +40,8 @@ at as if it did not, so that what is shown may differ from what was so when it w
 			}
 			return nil
 		},
-		SilenceUsage: true,
+		ValidArgsFunction: completion.SpecifiedResourceTypeAndNameNoRepeatCompletionFunc(cmdutil.NewFactory(flags), []string{"pod"}),
+		SilenceUsage:      true,
 		RunE: func(command *cobra.Command, args []string) error {
 			name, err := podName(args)
 			if err != nil {

@@ -3,8 +3,11 @@
 package kubectl
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,21 +37,50 @@ administrator's kubeconfig of this machine's control plane (` + client.DefaultDa
 		SilenceUsage:       true,
 		SilenceErrors:      true,
 		Run: func(_ *cobra.Command, args []string) {
-			if err := run(streams, args); err != nil {
+			command, err := newKubectl(streams, args)
+			if err == nil {
+				err = cli.RunNoErrOutput(command)
+			}
+			if err != nil {
 				cmdutil.CheckErr(err)
 			}
 		},
+		ValidArgsFunction: complete,
 	}
 }
 
-func run(streams genericiooptions.IOStreams, args []string) error {
+// complete asks kubectl what may come next, as a shell would ask it.
+func complete(_ *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var out bytes.Buffer
+	streams := genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: io.Discard}
+	command, err := newKubectl(streams, slices.Concat([]string{cobra.ShellCompRequestCmd}, args, []string{begun}))
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	command.SetOut(streams.Out)
+	command.SetErr(streams.ErrOut)
+	if err := cli.RunNoErrOutput(command); err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	// The answer is a word a line, and ":" with the directive in the last.
+	words := strings.Split(strings.TrimSpace(out.String()), "\n")
+	last := len(words) - 1
+	directive, err := strconv.Atoi(strings.TrimPrefix(words[last], ":"))
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return words[:last], cobra.ShellCompDirective(directive)
+}
+
+// newKubectl returns kubectl, which is about to run with args.
+func newKubectl(streams genericiooptions.IOStreams, args []string) (*cobra.Command, error) {
 	if err := chooseKubeconfig(args); err != nil {
-		return err
+		return nil, err
 	}
 	// kubectl reads its plugins' names and its verbosity before it parses anything.
 	arguments := append([]string{"kubectl"}, args...)
 	if _, err := logs.GlogSetter(kubectlcmd.GetLogVerbosity(arguments)); err != nil {
-		return err
+		return nil, err
 	}
 	command := kubectlcmd.NewDefaultKubectlCommandWithArgs(kubectlcmd.KubectlOptions{
 		PluginHandler: kubectlcmd.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
@@ -58,7 +90,7 @@ func run(streams genericiooptions.IOStreams, args []string) error {
 		IOStreams: streams,
 	})
 	command.SetArgs(args)
-	return cli.RunNoErrOutput(command)
+	return command, nil
 }
 
 // chooseKubeconfig sets KUBECONFIG to this machine's administrator's where nothing else is named. Commands

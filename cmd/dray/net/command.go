@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/util/completion"
 
 	"drayage.dev/cmd/dray/client"
 )
@@ -16,9 +19,12 @@ func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "net",
 		Short: "Find what is broken in the network",
-		Long:  `Finds what is broken in the network of pods, nodes and services.`,
-		Args:  cobra.NoArgs,
-		RunE:  func(command *cobra.Command, _ []string) error { return command.Help() },
+		Long: `Finds what is broken in the network of pods, nodes and services. Its one command, check, asks the nodes' agents;
+dray net check --help says what about.`,
+		Example: `  dray net check
+  dray net check --from pod/web-7d4b9c-x2x5z --to service/user-service`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	command.AddCommand(newCheck(streams))
 	return command
@@ -61,6 +67,10 @@ read what is named. It exits with 1 when something is broken.`,
 			if err != nil {
 				return err
 			}
+			slow := time.AfterFunc(time.Second, func() {
+				fmt.Fprintf(streams.ErrOut, "%s: the nodes are looking, which takes as long as connections that do not come about...\n", check.title())
+			})
+			defer slow.Stop()
 			findings, err := check.run(command.Context())
 			if err != nil {
 				return err
@@ -71,6 +81,13 @@ read what is named. It exits with 1 when something is broken.`,
 	flags.AddFlags(command.Flags())
 	command.Flags().StringVar(&from, "from", "", "where the ways begin: pod/NAME, pod/NAMESPACE/NAME or node/NAME (default: every node)")
 	command.Flags().StringVar(&to, "to", "", "where they lead: pod/NAME, node/NAME or service/NAME (default: every other node)")
+	for flag, kinds := range map[string][]string{"from": {kindPod, kindNode}, "to": {kindPod, kindNode, kindService}} {
+		complete := completion.SpecifiedResourceTypeAndNameCompletionFunc(cmdutil.NewFactory(flags), kinds)
+		cmdutil.CheckErr(command.RegisterFlagCompletionFunc(flag, func(command *cobra.Command, _ []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			// After an argument with a slash only the like of it is offered: KIND/NAME, never KIND alone.
+			return complete(command, []string{"/"}, begun)
+		}))
+	}
 	command.Flags().BoolVarP(&verbose, "verbose", "v", false, "say what is all right, too")
 	return command
 }

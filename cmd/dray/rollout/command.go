@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 	kubectlrollout "k8s.io/kubectl/pkg/cmd/rollout"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/util/completion"
 
 	"drayage.dev/cmd/dray/client"
 )
@@ -58,6 +59,7 @@ status waits until the rollout is complete and exits with 1 when its progress de
 		kubectlrollout.NewCmdRolloutResume(factory, streams),
 		kubectlrollout.NewCmdRolloutRestart(factory, streams),
 	} {
+		sub.ValidArgsFunction = completion.SpecifiedResourceTypeAndNameCompletionFunc(factory, []string{"deployment"})
 		command.AddCommand(adapt(sub))
 	}
 	return command
@@ -68,7 +70,6 @@ status waits until the rollout is complete and exits with 1 when its progress de
 func adapt(command *cobra.Command) *cobra.Command {
 	command.Example = strings.ReplaceAll(command.Example, "kubectl ", "dray ")
 	command.Long = strings.ReplaceAll(command.Long, "kubectl ", "dray ")
-	command.ValidArgsFunction = nil
 	run := command.Run
 	command.Run = func(command *cobra.Command, args []string) {
 		for i, arg := range args {

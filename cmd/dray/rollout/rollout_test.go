@@ -1,24 +1,18 @@
 package rollout_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/tools/clientcmd"
-	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
-	"drayage.dev/cmd/dray/rollout"
+	"drayage.dev/test/commandline"
 	"drayage.dev/test/env"
 )
 
@@ -28,9 +22,7 @@ var _ = Describe("dray rollout", Ordered, func() {
 	var (
 		e     *env.Env
 		admin client.Client
-		// kubeconfig is the administrator's, on loopback.
-		kubeconfig string
-		web        *dappsv1.Deployment
+		web   *dappsv1.Deployment
 	)
 
 	BeforeAll(func(ctx context.Context) {
@@ -40,13 +32,7 @@ var _ = Describe("dray rollout", Ordered, func() {
 		DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 		admin, err = e.Client()
 		Expect(err).NotTo(HaveOccurred())
-		file, err := clientcmd.LoadFromFile(filepath.Join(e.DataDir, "server/kubeconfig/admin.conf"))
-		Expect(err).NotTo(HaveOccurred())
-		for _, cluster := range file.Clusters {
-			cluster.Server = e.Config.Host
-		}
-		kubeconfig = filepath.Join(e.DataDir, "kubeconfig")
-		Expect(clientcmd.WriteToFile(*file, kubeconfig)).To(Succeed())
+		commandline.Use(e)
 	})
 
 	// A deployment at revision 2, as its controller would have left it. The text in the environment must
@@ -89,29 +75,8 @@ var _ = Describe("dray rollout", Ordered, func() {
 		web.Status.Summary = dappsv1.DeploymentSummary{Ready: "0/2"}
 		Expect(admin.Status().Update(ctx, web)).To(Succeed())
 	}
-	// dray returns what the command printed and its exit code.
 	dray := func(args ...string) (string, int) {
-		GinkgoHelper()
-		var out bytes.Buffer
-		code := 0
-		cmdutil.BehaviorOnFatal(func(message string, exit int) {
-			code = exit
-			fmt.Fprintln(&out, message)
-			panic(fatal{})
-		})
-		defer cmdutil.DefaultBehaviorOnFatal()
-		command := &cobra.Command{Use: "dray"}
-		command.AddCommand(rollout.NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &out}))
-		command.SetArgs(append(append([]string{"rollout"}, args...), "--kubeconfig", kubeconfig))
-		func() {
-			defer func() {
-				if r := recover(); r != nil && r != (fatal{}) {
-					panic(r)
-				}
-			}()
-			Expect(command.Execute()).To(Succeed())
-		}()
-		return out.String(), code
+		return commandline.Run(append([]string{"rollout"}, args...)...)
 	}
 
 	It("waits until a rollout is complete", func(ctx context.Context) {
@@ -206,8 +171,6 @@ var _ = Describe("dray rollout", Ordered, func() {
 		Expect(text).To(ContainSubstring(`unknown command "statuss"`))
 	})
 })
-
-type fatal struct{}
 
 func template(image string, labels map[string]string) corev1.PodTemplateSpec {
 	all := map[string]string{"app": "web"}

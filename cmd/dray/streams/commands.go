@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -74,7 +75,15 @@ func newCommand(streams genericiooptions.IOStreams, upstream func(cmdutil.Factor
 	flags := client.NewFlags()
 	command := upstream(cmdutil.NewFactory(cmdutil.NewMatchVersionFlags(&getter{flags})), streams)
 	command.Long, command.Example = long, example
-	command.ValidArgsFunction = nil
+	complete := command.ValidArgsFunction
+	command.ValidArgsFunction = func(command *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		found, directive := complete(command, args, begun)
+		// kubectl offers StatefulSets and the like as well.
+		return slices.DeleteFunc(found, func(word string) bool {
+			kind, _, typed := strings.Cut(word, "/")
+			return typed && kinds[kind] == ""
+		}), directive
+	}
 	command.SilenceUsage = true
 	flags.AddFlags(command.Flags())
 	for _, name := range hidden {

@@ -3,8 +3,12 @@ package token
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	certutil "k8s.io/client-go/util/cert"
+	"sigs.k8s.io/yaml"
 
 	"drayage.dev/cmd/dray/client"
 	"drayage.dev/controlplane/join"
@@ -49,6 +54,8 @@ func newCreate(flags *client.Flags) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token and print it",
+		Long: `Makes a token by which machines can join for as long as --ttl says, and prints it: this is the only time that its
+secret is shown.`,
 		Example: `  dray token create
   dray agent --join https://10.0.0.5:6443 --token "$(ssh 10.0.0.5 dray token create --ttl 10m)"`,
 		Args: cobra.NoArgs,
@@ -85,10 +92,18 @@ func newCreate(flags *client.Flags) *cobra.Command {
 }
 
 func newList(flags *client.Flags) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	command := &cobra.Command{
 		Use:   "list",
 		Short: "List the valid tokens, without their secrets",
-		Args:  cobra.NoArgs,
+		Long: `Lists the tokens that are valid still: their IDs, when they expire and what they are for. The secret of a token is
+printed once, when it is made.`,
+		Example: `  dray token list
+
+  # For scripts
+  dray token list -o json
+  dray token delete $(dray token list -o name)`,
+		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			clients, err := newClient(flags)
 			if err != nil {
@@ -98,25 +113,66 @@ func newList(flags *client.Flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			table := tabwriter.NewWriter(command.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(table, "ID\tEXPIRES\tDESCRIPTION")
-			for _, token := range tokens {
-				expires := "never"
-				if !token.Expires.IsZero() {
-					expires = "in " + duration.HumanDuration(time.Until(token.Expires))
-				}
-				fmt.Fprintf(table, "%s\t%s\t%s\n", token.ID, expires, token.Description)
-			}
-			return table.Flush()
+			return write(command.OutOrStdout(), tokens, output)
 		},
 	}
+	command.Flags().StringVarP(&output, "output", "o", "", "json, yaml, or name for the IDs alone (default: a table)")
+	return command
+}
+
+func write(out io.Writer, tokens []join.Stored, output string) error {
+	switch output {
+	case "":
+		table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+		fmt.Fprintln(table, "ID\tEXPIRES\tDESCRIPTION")
+		for _, token := range tokens {
+			expires := "never"
+			if !token.Expires.IsZero() {
+				expires = "in " + duration.HumanDuration(time.Until(token.Expires))
+			}
+			fmt.Fprintf(table, "%s\t%s\t%s\n", token.ID, expires, token.Description)
+		}
+		return table.Flush()
+	case "name":
+		for _, token := range tokens {
+			fmt.Fprintln(out, token.ID)
+		}
+		return nil
+	case "json":
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(tokens)
+	case "yaml":
+		text, err := yaml.Marshal(tokens)
+		if err == nil {
+			_, err = out.Write(text)
+		}
+		return err
+	}
+	return fmt.Errorf("--output %q is none of json, yaml and name", output)
 }
 
 func newDelete(flags *client.Flags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "delete ID...",
 		Short: "Delete tokens by their IDs",
-		Args:  cobra.MinimumNArgs(1),
+		Long: `Deletes tokens by their IDs, which the list shows. No machine can join with them any more; machines that have
+joined stay.`,
+		Example: `  dray token delete abcdef`,
+		Args:    cobra.MinimumNArgs(1),
+		ValidArgsFunction: func(command *cobra.Command, given []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var ids []cobra.Completion
+			if clients, err := newClient(flags); err == nil {
+				// An error leaves nothing to offer, and there is nowhere to tell.
+				tokens, _ := join.ListTokens(command.Context(), clients)
+				for _, token := range tokens {
+					if strings.HasPrefix(token.ID, begun) && !slices.Contains(given, token.ID) {
+						ids = append(ids, cobra.CompletionWithDesc(token.ID, token.Description))
+					}
+				}
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(command *cobra.Command, ids []string) error {
 			clients, err := newClient(flags)
 			if err != nil {
