@@ -15,6 +15,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 )
@@ -36,6 +37,11 @@ func specsOfUninstallation() {
 		Expect(pods(ctx, "myapp")).To(HaveLen(3))
 		for _, pod := range pods(ctx, "myapp") {
 			Expect(pod.Finalizers).To(BeEmpty())
+		}
+		for _, m := range h.machines {
+			node := &dcorev1.Node{}
+			Expect(h.api.Get(ctx, client.ObjectKey{Name: m.name}, node)).To(Succeed())
+			Expect(node.Status.Conditions).To(ContainElement(And(HaveField("Type", corev1.NodeReady), HaveField("Status", corev1.ConditionUnknown))))
 		}
 		unchanged()
 

@@ -37,8 +37,19 @@ func conditionOf(status *dcorev1.NodeStatus, kind corev1.NodeConditionType) core
 	return ""
 }
 
-// markUnknown says of a node that is not heard of any more that nothing is known about it.
-func markUnknown(status *dcorev1.NodeStatus, now time.Time) {
+// Abandon says of a node that nothing is known about it, since Drayage was uninstalled and nobody looks after it any
+// more. An agent's next report takes it back.
+func Abandon(node *dcorev1.Node, now time.Time) {
+	markUnknown(&node.Status, now, "Drayage was uninstalled: nobody reports the node's status.")
+	markStalled(&node.Status, now)
+	node.Status.Summary = summaryOf(node)
+}
+
+// silent is why nothing is known about a node whose lease has run out.
+const silent = "The node's agent has stopped renewing its lease."
+
+// markUnknown says of a node that is not heard of any more that nothing is known about it, and why.
+func markUnknown(status *dcorev1.NodeStatus, now time.Time, why string) {
 	for _, kind := range reported {
 		i := slices.IndexFunc(status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind })
 		if i >= 0 && status.Conditions[i].Status == corev1.ConditionUnknown {
@@ -46,7 +57,7 @@ func markUnknown(status *dcorev1.NodeStatus, now time.Time) {
 		}
 		condition := corev1.NodeCondition{
 			Type: kind, Status: corev1.ConditionUnknown, LastTransitionTime: metav1.NewTime(now),
-			Reason: dcorev1.NodeStatusUnknown, Message: "The node's agent has stopped renewing its lease.",
+			Reason: dcorev1.NodeStatusUnknown, Message: why,
 		}
 		if i < 0 {
 			condition.LastHeartbeatTime = metav1.NewTime(now)

@@ -132,7 +132,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	if silence <= 0 {
-		markUnknown(&node.Status, r.clock.Now())
+		markUnknown(&node.Status, r.clock.Now(), silent)
 	}
 	markStalled(&node.Status, r.clock.Now())
 	if err := r.ensureCIDR(ctx, node); err != nil {
