@@ -86,6 +86,9 @@ func (f *Fabric) join(address netip.Prefix, gateway netip.Addr, router netip.Pre
 			return handle.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()})
 		})
 	}
+	if err == nil {
+		err = errors.Join(f.await(port), node.await("up0"))
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("joining %s to the fabric: %w", address, err), node.Delete())
 	}

@@ -136,8 +136,22 @@ func (n *Node) join() error {
 	}); err != nil {
 		return err
 	}
-	return n.Links(func(handle *netlink.Handle) error {
+	if err := n.Links(func(handle *netlink.Handle) error {
 		return handle.RouteAdd(&netlink.Route{Gw: n.OutsideAddress.AsSlice()})
+	}); err != nil {
+		return err
+	}
+	return errors.Join(n.await("up0"), n.Outside.await("up0"))
+}
+
+// await waits until a link carries packets.
+func (n *Namespace) await(name string) error {
+	return n.Links(func(handle *netlink.Handle) error {
+		link, err := handle.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return kernel.AwaitLink(handle, link.Attrs().Index)
 	})
 }
 

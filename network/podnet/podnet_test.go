@@ -74,6 +74,23 @@ var _ = Describe("Manager", func() {
 		DeferCleanup(server.Close)
 	}
 
+	It("gives a pod a link that loses nothing from the start", func() {
+		setCIDR()
+		for i := range 30 {
+			ns, ref := newPod(fmt.Sprint("pod-", i))
+			attachment, err := manager.Add(ctx, ref)
+			Expect(err).NotTo(HaveOccurred())
+			for end, name := range map[*netlab.Namespace]string{lab.Namespace: attachment.HostInterface, ns: "eth0"} {
+				Expect(end.Links(func(handle *netlink.Handle) error {
+					// Asking for the one link would open it.
+					links, err := handle.LinkList()
+					Expect(links).To(ContainElement(HaveField("Attrs()", And(HaveField("Name", name), HaveField("OperState", netlink.LinkOperState(netlink.OperUp))))))
+					return err
+				})).To(Succeed())
+			}
+		}
+	})
+
 	It("waits for the node's range", func() {
 		_, ref := newPod("early")
 		_, err := manager.Add(ctx, ref)

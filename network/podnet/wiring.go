@@ -95,7 +95,22 @@ func (m *Manager) wire(w wiring, path string) error {
 	if err := m.wireHost(host, w); err != nil {
 		return err
 	}
-	return wirePod(pod, w)
+	if err := wirePod(pod, w); err != nil {
+		return err
+	}
+	return awaitOpen(m.handle, host, pod)
+}
+
+// awaitOpen waits until packets pass from end to end: the first that a pod sends or is sent are not to be lost.
+func awaitOpen(host *netlink.Handle, hostEnd netlink.Link, pod *netlink.Handle) error {
+	if err := kernel.AwaitLink(host, hostEnd.Attrs().Index); err != nil {
+		return err
+	}
+	podEnd, err := pod.LinkByName(podInterface)
+	if err != nil {
+		return fmt.Errorf("finding the pod's %s: %w", podInterface, err)
+	}
+	return kernel.AwaitLink(pod, podEnd.Attrs().Index)
 }
 
 func (m *Manager) makeLink(w wiring, ns *kernel.Namespace) (netlink.Link, error) {
