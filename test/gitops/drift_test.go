@@ -289,7 +289,7 @@ func shared(object *unstructured.Unstructured) []string {
 	others := map[string]map[string]any{}
 	for _, entry := range object.GetManagedFields() {
 		fields := map[string]any{}
-		Expect(json.Unmarshal(entry.FieldsV1.Raw, &fields)).To(Succeed())
+		Expect(json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields)).To(Succeed())
 		if entry.Manager == string(gitManager) {
 			git, found = fields, true
 		} else {

@@ -25,7 +25,7 @@ const (
 	// NodesGroup is the group of every node identity.
 	NodesGroup = "drayage:nodes"
 
-	// NodeUserPrefix, followed by a node's name, is the user name of that node's identity.
+	// NodeUserPrefix is what the user name of a node's identity begins with; the node's name follows.
 	NodeUserPrefix = "drayage:node:"
 
 	// SchedulerName is the scheduler that places pods whose spec names none; it is upstream's default
