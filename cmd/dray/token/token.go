@@ -102,7 +102,7 @@ printed once, when it is made.`,
 
   # For scripts
   dray token list -o json
-  dray token delete $(dray token list -o name)`,
+  dray token list -o name | xargs dray token delete`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			clients, err := newClient(flags)
