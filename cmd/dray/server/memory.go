@@ -12,10 +12,10 @@ const (
 	// makes much of it for each request: at Go's 100, collecting takes up to a quarter of its CPU.
 	collectAt = 200
 	// spacious is the memory, in bytes, from which a machine has room for that: an empty server takes 240 MB more.
-	spacious = 4 << 30
+	spacious = 16 << 30
 )
 
-// ConfigureMemory has garbage collected half as often as Go does by default, on machines with 4 GiB or more. As memory in
+// ConfigureMemory has garbage collected half as often as Go does by default, on machines with 16 GiB or more. As memory in
 // use nears half of the machine's, it is collected as often as is needed to stay below. GOGC and GOMEMLIMIT in the
 // environment prevail.
 func ConfigureMemory() {
