@@ -132,7 +132,7 @@ $(BIN)/coredns: tools/coredns/go.mod tools/coredns/main.go
 .PHONY: test
 test: build runtime ## Run every test: specs, real API server, real containers, real kernel tables.
 	@./test/packages.sh test
-	$(GOTEST) -timeout 20m ./...
+	$(GOTEST) -timeout 20m ./test/e2e ./... # the longest first: what waits most leaves the processor to the others
 
 .PHONY: test-unit
 test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
