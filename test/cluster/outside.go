@@ -20,6 +20,9 @@ type Outside struct {
 func (c *Cluster) NewOutside() (*Outside, error) {
 	address := subnets[0].host(outsideHost)
 	namespace, err := c.newHost("outside", 0, address)
+	if namespace != nil {
+		c.namespace = append(c.namespace, namespace)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making the outside: %w", err)
 	}
