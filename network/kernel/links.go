@@ -15,8 +15,8 @@ const (
 
 // AwaitLink waits until a link that was set up carries packets, at most for a second: a link that takes longer opens
 // by itself. The kernel opens the end of a veth that was up first from a worker, which on a busy node comes hundreds
-// of milliseconds late, and drops what is sent until then. Linux 6.8 and later do the worker's part when they are
-// asked for the one link, so they are not waited for.
+// of milliseconds late, and drops what is sent until then. Kernels that open a link when it is asked for are not
+// waited for.
 func AwaitLink(handle *netlink.Handle, index int) error {
 	for deadline := time.Now().Add(linkPatience); ; time.Sleep(linkPeriod) {
 		link, err := handle.LinkByIndex(index)
