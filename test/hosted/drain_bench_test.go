@@ -21,32 +21,7 @@ import (
 // The same load, on the same machine, through the same disruptions: Drayage, then upstream's control plane,
 // kubelet and kube-proxy. `make bench-drain` prints what each of them lost.
 
-const benchApplication = `
-apiVersion: apps.drayage.dev/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 4
-  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 2, maxUnavailable: 0}}
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 20
-      containers:
-      - name: web
-        image: my-app:1.0
-        ports: [{name: http, containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1}
----
-apiVersion: core.drayage.dev/v1
-kind: Service
-metadata: {name: web}
-spec:
-  selector: {app: web}
-  ports: [{port: 80, targetPort: http}]
----
-# Upstream cannot drain under a budget of nothing.
+const benchApplication = load.Application + `# Upstream cannot drain under a budget of nothing.
 apiVersion: policy.drayage.dev/v1
 kind: PodDisruptionBudget
 metadata: {name: web}
