@@ -8,6 +8,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -50,3 +51,15 @@ func BindFrom(ctx context.Context, config *rest.Config, pod *dcorev1.Pod, node *
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node.Name},
 	})
 }
+
+// EventsBehind returns a sink that writes events to next behind bindings, no more than limit of them waiting, and a function that
+// begins a binding, whose own return value ends it.
+func EventsBehind(ctx context.Context, next events.EventSink, limit int) (sink events.EventSink, begin func() (end func())) {
+	p := newPace(ctx)
+	s := newEventSink(next, p)
+	s.limit = int64(limit)
+	return s, p.write
+}
+
+// ManyBindings is from how many bindings on events come one at a time.
+const ManyBindings = manyBindings

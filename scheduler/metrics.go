@@ -17,6 +17,10 @@ var (
 		Name: "drayage_scheduler_bindings_in_flight", StabilityLevel: metrics.ALPHA,
 		Help: "Bindings that are being written. Decisions wait while there are 32.",
 	})
+	eventsDropped = metrics.NewCounter(&metrics.CounterOpts{
+		Name: "drayage_scheduler_events_dropped_total", StabilityLevel: metrics.ALPHA,
+		Help: "Events that were not written because 20,000 others waited.",
+	})
 )
 
-var register = sync.OnceFunc(func() { legacyregistry.MustRegister(bindings, bindingsInFlight) })
+var register = sync.OnceFunc(func() { legacyregistry.MustRegister(bindings, bindingsInFlight, eventsDropped) })

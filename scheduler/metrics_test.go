@@ -44,7 +44,7 @@ var _ = Describe("metrics", func() {
 			Expect(registered(name)).To(BeTrue(), name)
 		}
 		Expect(checked).To(BeNumerically(">", 15))
-		for _, own := range []string{"bindings_total", "bindings_in_flight", "decisions_total", "disagreements_total", "class_pods"} {
+		for _, own := range []string{"bindings_total", "bindings_in_flight", "events_dropped_total", "decisions_total", "disagreements_total", "class_pods"} {
 			Expect(registered("drayage_scheduler_"+own)).To(BeTrue(), own)
 		}
 		Expect(registered("scheduler_of_another_name")).To(BeFalse(), "the check can fail")

@@ -14,23 +14,28 @@ import (
 // connection carries this many; at 5 ms a write they make 6,000 a second.
 const maxBindings = 32
 
-// pace holds decisions back while the API server has enough to write.
+// manyBindings is from how many on events wait for bindings.
+const manyBindings = maxBindings / 2
+
+// pace holds decisions back while the API server has enough to write, and events while it has much.
 type pace struct {
-	mu      sync.Mutex
-	changed *sync.Cond
-	writing int
-	ended   bool
+	mu sync.Mutex
+	// changed tells the one who decides that a binding has ended; spare tells those who write events that few are left.
+	changed, spare  *sync.Cond
+	writing, events int
+	ended           bool
 }
 
 // newPace returns a pace that holds nothing back any more once ctx ends.
 func newPace(ctx context.Context) *pace {
 	p := &pace{}
-	p.changed = sync.NewCond(&p.mu)
+	p.changed, p.spare = sync.NewCond(&p.mu), sync.NewCond(&p.mu)
 	context.AfterFunc(ctx, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.ended = true
 		p.changed.Broadcast()
+		p.spare.Broadcast()
 	})
 	return p
 }
@@ -59,5 +64,24 @@ func (p *pace) write() (done func()) {
 		p.writing--
 		bindingsInFlight.Dec()
 		p.changed.Signal()
+		if p.writing < manyBindings {
+			p.spare.Broadcast()
+		}
+	}
+}
+
+// writeEvent waits until few bindings are under way, or no other event is; the returned function notes that it is written.
+func (p *pace) writeEvent() (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.writing >= manyBindings && p.events > 0 && !p.ended {
+		p.spare.Wait()
+	}
+	p.events++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.events--
+		p.spare.Signal()
 	}
 }

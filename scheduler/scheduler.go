@@ -91,7 +91,7 @@ func New(ctx context.Context, config Config, options ...Option) (*Scheduler, err
 	s := &Scheduler{
 		informers:   newInformers(redirected, core, apps, policy),
 		dynamic:     dynamicinformer.NewDynamicSharedInformerFactory(dynamicClient, 0),
-		broadcaster: events.NewBroadcaster(&events.EventSinkImpl{Interface: plain.EventsV1()}),
+		broadcaster: events.NewBroadcaster(newEventSink(&events.EventSinkImpl{Interface: plain.EventsV1()}, pods.pace)),
 	}
 	pods.cached = s.informers.Core().V1().Pods().Lister()
 	pods.nodes = s.informers.Core().V1().Nodes().Lister()

@@ -398,6 +398,10 @@ func (r *run) schedulePods(ctx context.Context, template *corev1.Pod, namespace 
 		}
 	}
 	o.elapsed = time.Since(r.first)
+	// The CPU of what tells of the pods counts, too.
+	if err := r.awaitEvents(ctx, namespace); err != nil {
+		return nil, err
+	}
 	o.apiCPU = (cpu(r.api...) - r.apiCPU) / time.Duration(count)
 	o.schedulerCPU = (cpu(r.scheduler) - r.schedulerCPU) / time.Duration(count)
 	text, err := r.metrics(ctx)
@@ -406,6 +410,30 @@ func (r *run) schedulePods(ctx context.Context, template *corev1.Pod, namespace 
 	}
 	o.p50, o.p99, err = attemptLatency(text)
 	return o, err
+}
+
+// eventsPatience is how long no event has to come until all have. The API server's idle CPU meanwhile is that of some pods.
+const eventsPatience = time.Second
+
+// awaitEvents waits until no more events come.
+func (r *run) awaitEvents(ctx context.Context, namespace string) error {
+	for known, since := int64(-1), time.Now(); time.Since(since) < eventsPatience; {
+		list, err := r.plain.EventsV1().Events(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		if err != nil {
+			return fmt.Errorf("counting events: %w", err)
+		}
+		n := int64(len(list.Items))
+		if rest := list.RemainingItemCount; rest != nil {
+			n += *rest
+		}
+		if n != known {
+			known, since = n, time.Now()
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mark notes the start of what is measured.

@@ -20,9 +20,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"drayage.dev/cmd/dray/server"
 	"drayage.dev/controlplane"
 	"drayage.dev/controlplane/pki"
+	"drayage.dev/internal/garbage"
 	"drayage.dev/test/cluster"
 	"drayage.dev/test/env"
 	"drayage.dev/webhooks"
@@ -230,7 +230,7 @@ func serve(role, dir string) error {
 	defer stop()
 	switch role {
 	case roleAPI:
-		server.ConfigureMemory()
+		garbage.Pace(ctx)
 		e, err := env.Start(ctx, env.WithDataDir(filepath.Join(dir, "state")),
 			env.WithAdmission(controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin}))
 		if err != nil {

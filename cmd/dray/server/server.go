@@ -22,6 +22,7 @@ import (
 	"drayage.dev/cmd/replicas"
 	"drayage.dev/config"
 	"drayage.dev/controlplane"
+	"drayage.dev/internal/garbage"
 	"drayage.dev/webhooks"
 )
 
@@ -60,7 +61,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("disabling %q: there is no such component: choose of %s, %s", name, Manager, Scheduler)
 		}
 	}
-	ConfigureMemory()
+	garbage.Pace(ctx)
 	cp := cfg.ControlPlane
 	var err error
 	if cp.CRDs, err = config.CRDs(); err != nil {
