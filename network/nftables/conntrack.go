@@ -68,12 +68,12 @@ func serving(key spec.Key, now func(spec.Key) *spec.Frontend) []netip.AddrPort {
 
 // frontendOf reads the key of a frontend, of whichever plane, from its element of the svc map.
 func frontendOf(e element) (spec.Key, bool) {
-	if e.set != everybody.set(setServices) && e.set != inside.set(setServices) {
+	if e.set != everybody.index(setServices) && e.set != inside.index(setServices) {
 		return spec.Key{}, false
 	}
 	return spec.Key{
-		Addr: netip.AddrFrom4([4]byte([]byte(e.key[:4]))), Proto: e.key[4],
-		Port: binary.BigEndian.Uint16([]byte(e.key[8:10])),
+		Addr: netip.AddrFrom4([4]byte(e.key[:4])), Proto: e.key[4],
+		Port: binary.BigEndian.Uint16(e.key[8:10]),
 	}, true
 }
 

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"bytes"
 	"cmp"
 	"net"
 	"net/netip"
@@ -9,22 +10,73 @@ import (
 	"drayage.dev/network/spec"
 )
 
-// element is one element of a set, in the kernel's encoding.
+const (
+	// keyLength is that of an encoded key of a frontend, in bytes; the longest key is an interval of sources.
+	keyLength    = 12
+	maxKeyLength = 2 * (keyLength + 4)
+	// maxValueLength is that of an endpoint.
+	maxValueLength = 8
+)
+
+// element is one element of a set, in the kernel's encoding. A node has some hundred thousand of them for ten
+// thousand services, so they have no pointers: a list of them is one piece of memory.
 type element struct {
-	set, key string
+	set setIndex
+	// key and value are as long as the set's types (see layout.lengths); the rest is 0. The key of an interval
+	// is its first and its last address.
+	key   [maxKeyLength]byte
+	value [maxValueLength]byte
 }
 
-// elements maps an element to its value (empty in plain sets).
-type elements map[element]string
+func newElement(set setIndex, key, value []byte) element {
+	e := element{set: set}
+	copy(e.key[:], key)
+	copy(e.value[:], value)
+	return e
+}
+
+func (e *element) compare(other *element) int {
+	return cmp.Or(cmp.Compare(e.set, other.set), bytes.Compare(e.key[:], other.key[:]))
+}
+
+// elements are those of all sets. What reads them, apart from add, needs them settled.
+type elements []element
+
+// settle sorts the elements by set and key, and leaves one of each key.
+func (e elements) settle() elements {
+	slices.SortFunc(e, func(a, b element) int { return cmp.Or(a.compare(&b), bytes.Compare(a.value[:], b.value[:])) })
+	return slices.CompactFunc(e, func(a, b element) bool { return a.compare(&b) == 0 })
+}
+
+// count is about how many elements the frontends have.
+func count(frontends map[spec.Key]*spec.Frontend) int {
+	n := 0
+	for _, f := range frontends {
+		if f == nil {
+			continue
+		}
+		n += 1 + len(f.Slots)
+		for _, group := range f.Groups {
+			n += 1 + group.Share + len(group.Slots)
+		}
+	}
+	return n
+}
+
+// enter adds one element.
+func (e *elements) enter(set setIndex, key []byte, value ...byte) {
+	*e = append(*e, newElement(set, key, value))
+}
 
 // add enters everything that a frontend needs, but for what frontends share (hairpin and shapes).
-func (e elements) add(key spec.Key, f *spec.Frontend) {
+func (e *elements) add(key spec.Key, f *spec.Frontend) {
 	if f == nil {
 		return
 	}
 	s := shapeOf(key, f)
-	frontend := appendKey(make([]byte, 0, 32), key)
-	e[element{s.plane.set(setServices), string(frontend)}] = string(appendNative(nil, s.code()))
+	// What is appended to it is gone with the next append: elements copy.
+	frontend := appendKey(make([]byte, 0, maxKeyLength), key)
+	e.enter(s.plane.index(setServices), frontend, appendNative(nil, s.code())...)
 	if s.plane == everybody {
 		e.restrict(frontend, f.Sources)
 	}
@@ -32,44 +84,47 @@ func (e elements) add(key spec.Key, f *spec.Frontend) {
 		e.addSlots(s, frontend, 0, f.Slots)
 		return
 	}
+	groups, sizes := s.plane.index(setGroups), s.plane.index(setSizes)
 	share := 0
 	for i, group := range f.Groups {
 		number := appendNative(nil, uint32(i))
 		for range group.Share {
-			e[element{s.plane.set(setGroups), string(appendNative(frontend, uint32(share)))}] = string(number)
+			e.enter(groups, appendNative(frontend, uint32(share)), number...)
 			share++
 		}
-		e[element{s.plane.set(setSizes), string(frontend) + string(number)}] = string(appendNative(nil, memberShape(i, group).code()))
+		e.enter(sizes, append(frontend, number...), appendNative(nil, memberShape(i, group).code())...)
 		e.addSlots(s, frontend, i, group.Slots)
 	}
 }
 
 // addSlots enters the endpoints of one group; without groups there is one of number 0.
-func (e elements) addSlots(s shape, frontend []byte, group int, slots []netip.AddrPort) {
+func (e *elements) addSlots(s shape, frontend []byte, group int, slots []netip.AddrPort) {
+	endpoints, names := s.plane.index(setEndpoints), s.plane.index(setNames)
+	var endpoint, name []byte
 	for i, slot := range slots[:min(len(slots), spec.MaxSlots)] {
-		endpoint := string(appendEndpoint(nil, slot))
-		numbered := string(appendNative(frontend, uint32(group)<<groupBits|uint32(i)))
-		e[element{s.plane.set(setEndpoints), numbered}] = endpoint
+		endpoint = appendEndpoint(endpoint[:0], slot)
+		number := uint32(group)<<groupBits | uint32(i)
+		e.enter(endpoints, appendNative(frontend, number), endpoint...)
 		if s.affinity > 0 {
-			e[element{s.plane.set(setNames), numbered}] = string(appendNative(nil, endpointName(slot)))
-			e[element{s.plane.set(setEndpoints), string(appendNative(frontend, endpointName(slot)))}] = endpoint
+			name = appendNative(name[:0], endpointName(slot))
+			e.enter(names, appendNative(frontend, number), name...)
+			e.enter(endpoints, append(frontend, name...), endpoint...)
 		}
 	}
 }
 
-// restrict enters the sources that alone may use a frontend. The key of an interval is its first and its
-// last address.
-func (e elements) restrict(frontend []byte, sources []netip.Prefix) {
+// restrict enters the sources that alone may use a frontend.
+func (e *elements) restrict(frontend []byte, sources []netip.Prefix) {
 	if len(sources) == 0 {
 		return
 	}
-	e[element{setRestricted, string(frontend)}] = ""
+	e.enter(indexOf(setRestricted), frontend)
 	for _, prefix := range sources {
 		if !prefix.Addr().Is4() {
 			continue
 		}
-		first := string(appendAddress(frontend, prefix.Masked().Addr()))
-		e[element{setSources, first + string(appendAddress(frontend, last4(prefix)))}] = ""
+		first := appendAddress(frontend, prefix.Masked().Addr())
+		e.enter(indexOf(setSources), appendAddress(append(first, frontend...), last4(prefix)))
 	}
 }
 
@@ -83,7 +138,7 @@ func last4(prefix netip.Prefix) netip.Addr {
 }
 
 func hairpinElement(address netip.Addr) element {
-	return element{setHairpin, string(appendAddress(appendAddress(nil, address), address))}
+	return newElement(indexOf(setHairpin), appendAddress(appendAddress(nil, address), address), nil)
 }
 
 // difference is what one transaction does to the elements and shapes.
@@ -97,20 +152,49 @@ func (d *difference) empty() bool {
 	return len(d.remove)+len(d.insert)+len(d.oldShapes)+len(d.newShapes) == 0
 }
 
-// diff compares what is with what should be.
+// diff compares what is with what should be, both settled.
 func diff(is, should elements) difference {
-	d := difference{remove: elements{}, insert: elements{}}
-	for e, value := range is {
-		if wanted, ok := should[e]; !ok || wanted != value {
-			d.remove[e] = value
-		}
+	if len(is) == 0 {
+		return difference{insert: should}
 	}
-	for e, value := range should {
-		if found, ok := is[e]; !ok || found != value {
-			d.insert[e] = value
+	var d difference
+	differences(is, should, func(found, wanted *element) {
+		if found != nil {
+			d.remove = append(d.remove, *found)
 		}
-	}
+		if wanted != nil {
+			d.insert = append(d.insert, *wanted)
+		}
+	})
 	return d
+}
+
+// differences calls each with what is found but not wanted, with what is wanted but not found, and with both
+// where the value is another.
+func differences(is, should elements, each func(found, wanted *element)) {
+	for len(is) > 0 || len(should) > 0 {
+		order := -1
+		switch {
+		case len(is) == 0:
+			order = 1
+		case len(should) > 0:
+			order = is[0].compare(&should[0])
+		}
+		switch {
+		case order < 0:
+			each(&is[0], nil)
+		case order > 0:
+			each(nil, &should[0])
+		case is[0].value != should[0].value:
+			each(&is[0], &should[0])
+		}
+		if order <= 0 {
+			is = is[1:]
+		}
+		if order >= 0 {
+			should = should[1:]
+		}
+	}
 }
 
 // sharing counts the users of what frontends share.
@@ -182,9 +266,9 @@ func (t *touched) settle(s sharing, d *difference) {
 	for address, before := range t.hairpin {
 		switch now := s.hairpin[address] > 0; {
 		case now && !before:
-			d.insert[hairpinElement(address)] = ""
+			d.insert = append(d.insert, hairpinElement(address))
 		case before && !now:
-			d.remove[hairpinElement(address)] = ""
+			d.remove = append(d.remove, hairpinElement(address))
 		}
 		if s.hairpin[address] == 0 {
 			delete(s.hairpin, address)

@@ -49,6 +49,34 @@ func (p plane) set(name string) string {
 	return name
 }
 
+// setIndex is a set's place among those whose elements are compared one by one: all but verdict maps and what
+// clients enter.
+type setIndex uint8
+
+// indexed are the names of those sets, in the order of a transaction.
+var indexed = func() (names []string) {
+	for _, p := range []plane{everybody, inside} {
+		names = append(names, p.set(setServices), p.set(setEndpoints), p.set(setNames), p.set(setGroups), p.set(setSizes))
+	}
+	return append(names, setHairpin, setRestricted, setSources)
+}()
+
+var indexes = func() map[string]setIndex {
+	all := map[string]setIndex{}
+	for i, name := range indexed {
+		all[name] = setIndex(i)
+	}
+	return all
+}()
+
+func indexOf(set string) setIndex { return indexes[set] }
+
+// index is that of one of the plane's sets.
+func (p plane) index(name string) setIndex { return indexOf(p.set(name)) }
+
+// name is the set's.
+func (i setIndex) name() string { return indexed[i] }
+
 // maxClients bounds how many clients' affinities the kernel remembers; further ones are spread as if
 // there were no affinity.
 const maxClients = 1 << 18
@@ -244,6 +272,16 @@ func (l *layout) addBase(name string, kind nftables.ChainType, hook *nftables.Ch
 	for _, exprs := range rules {
 		l.rules = append(l.rules, &nftables.Rule{Table: l.table, Chain: l.chains[name], Exprs: exprs})
 	}
+}
+
+// lengths are those of the keys and values of a set's elements, in bytes.
+func (l *layout) lengths(set string) (key, value int) {
+	s := l.sets[set]
+	key = int(s.KeyType.Bytes)
+	if s.Interval {
+		key *= 2
+	}
+	return key, int(s.DataType.Bytes)
 }
 
 // ruleCount is how many rules a base chain has.

@@ -13,9 +13,10 @@ import (
 	"drayage.dev/network/kernel"
 )
 
-// read returns the elements and shapes that the kernel holds. whole is false when the table is not
+// read returns the elements, settled, and shapes that the kernel holds; expected is how many elements that may
+// be. whole is false when the table is not
 // there or is not of this layout: then it has to be built anew.
-func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
+func (t *Table) read(expected int) (is elements, shapes []shape, whole bool, err error) {
 	chains, err := kernel.CountRules(t.ns, t.layout.table)
 	if err != nil || len(chains) == 0 {
 		return nil, nil, false, err
@@ -33,7 +34,7 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 	if len(sets) != len(t.layout.sets) {
 		return nil, nil, false, nil
 	}
-	is = elements{}
+	is = make(elements, 0, expected)
 	for _, found := range sets {
 		set := t.layout.sets[found.Name]
 		if set == nil || set.IsMap != found.IsMap {
@@ -42,15 +43,24 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 		if set.HasTimeout {
 			continue // clients' visits
 		}
+		index, fits := indexOf(set.Name), true
+		keyLength, valueLength := t.layout.lengths(set.Name)
 		err := t.readElements(set.Name, func(key, value []byte) {
 			if set.DataType.Name == nftables.TypeVerdict.Name {
 				shapes = append(shapes, shapeOfCode(set.Name, binary.NativeEndian.Uint32(key)))
 				return
 			}
-			is[element{set.Name, string(key)}] = string(value)
+			if len(key) != keyLength || len(value) != valueLength {
+				fits = false
+				return
+			}
+			is.enter(index, key, value...)
 		})
 		if err != nil {
 			return nil, nil, false, fmt.Errorf("reading set %s: %w", set.Name, err)
+		}
+		if !fits {
+			return nil, nil, false, nil
 		}
 	}
 	// What is left of the chains are the shapes', each with its rules.
@@ -60,7 +70,7 @@ func (t *Table) read() (is elements, shapes []shape, whole bool, err error) {
 	}) {
 		return nil, nil, false, nil
 	}
-	return is, shapes, true, nil
+	return is.settle(), shapes, true, nil
 }
 
 // setElemKeyEnd is NFTA_SET_ELEM_KEY_END (Linux 5.6), which x/sys/unix lacks.

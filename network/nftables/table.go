@@ -89,7 +89,7 @@ func (t *Table) reopen() error {
 // Apply changes frontends, in one transaction. After an error the kernel is as it was before; what it
 // holds may not be what was thought, so the caller calls Sync.
 func (t *Table) Apply(changes spec.Changes) error {
-	is, should := elements{}, elements{}
+	var is, should elements
 	before := touched{shapes: map[shape]bool{}, hairpin: map[netip.Addr]bool{}}
 	for key, next := range changes {
 		if !key.Addr.Is4() {
@@ -103,7 +103,7 @@ func (t *Table) Apply(changes spec.Changes) error {
 		should.add(key, next)
 		t.shared.replace(key, old, next, &before)
 	}
-	d := diff(is, should)
+	d := diff(is.settle(), should.settle())
 	before.settle(t.shared, &d)
 	// Nothing is no transaction, and raises no generation.
 	if !d.empty() {
@@ -136,7 +136,8 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 	if err := t.reopen(); err != nil {
 		return false, err
 	}
-	should, shared, frontends := elements{}, newSharing(), map[spec.Key]*spec.Frontend{}
+	shared, frontends := newSharing(), make(map[spec.Key]*spec.Frontend, len(desired))
+	should := make(elements, 0, count(desired))
 	for key, f := range desired {
 		if f == nil || !key.Addr.Is4() {
 			continue
@@ -146,18 +147,19 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 		frontends[key] = f
 	}
 	for address := range shared.hairpin {
-		should[hairpinElement(address)] = ""
+		should = append(should, hairpinElement(address))
 	}
+	should = should.settle()
 	generation, err := t.readGeneration()
 	if err != nil {
 		return false, err
 	}
-	is, shapes, whole, err := t.read()
+	is, shapes, whole, err := t.read(len(should))
 	if err != nil {
 		return false, err
 	}
 	if !whole {
-		is, shapes = elements{}, nil
+		is, shapes = nil, nil
 		t.rebuild()
 	}
 	d := diff(is, should)
@@ -181,7 +183,7 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 		}
 	}
 	stale := t.staleFlows(frontends, true)
-	for e := range d.remove {
+	for _, e := range d.remove {
 		// What an earlier process served, and nobody does any more.
 		key, ok := frontendOf(e)
 		switch {
@@ -266,20 +268,23 @@ func shapeElement(sh shape) nftables.SetElement {
 
 // queue sends elements to their sets, in chunks.
 func (t *Table) queue(all elements, send func(*nftables.Set, []nftables.SetElement) error) error {
-	bySet := map[string][]nftables.SetElement{}
-	for e, value := range all {
-		item := nftables.SetElement{Key: []byte(e.key), Val: []byte(value)}
-		if e.set == setSources {
-			item.Key, item.KeyEnd = item.Key[:len(e.key)/2], item.Key[len(e.key)/2:]
-		}
-		bySet[e.set] = append(bySet[e.set], item)
-	}
-	for _, name := range slices.Sorted(maps.Keys(bySet)) {
-		for part := range slices.Chunk(bySet[name], chunk) {
-			if err := send(t.layout.sets[name], part); err != nil {
-				return fmt.Errorf("encoding elements of %s: %w", name, err)
+	items := make([]nftables.SetElement, 0, min(len(all), chunk))
+	for len(all) > 0 {
+		set := t.layout.sets[all[0].set.name()]
+		key, value := t.layout.lengths(set.Name)
+		items = items[:0]
+		for len(items) < min(len(all), chunk) && all[len(items)].set == all[0].set {
+			e := &all[len(items)]
+			item := nftables.SetElement{Key: e.key[:key], Val: e.value[:value]}
+			if set.Interval {
+				item.Key, item.KeyEnd = e.key[:key/2], e.key[key/2:key]
 			}
+			items = append(items, item)
 		}
+		if err := send(set, items); err != nil {
+			return fmt.Errorf("encoding elements of %s: %w", set.Name, err)
+		}
+		all = all[len(items):]
 	}
 	return nil
 }
