@@ -1,30 +1,80 @@
 package dns
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/internal/upstream"
+	"drayage.dev/network/watch"
 )
 
 // snapshotInterval is how often, at most, the snapshot is written.
 const snapshotInterval = 30 * time.Second
 
-// snapshot is the file's content.
+// snapshot is the file's content: objects of the API, of which only what the network keeps is read.
 type snapshot struct {
-	Services []*dcorev1.Service            `json:"services"`
-	Slices   []*ddiscoveryv1.EndpointSlice `json:"endpointSlices"`
+	Services []savedService `json:"services"`
+	Slices   []savedSlice   `json:"endpointSlices"`
+}
+
+type savedService struct{ *watch.Service }
+
+// UnmarshalJSON reads one object, so that there are never more.
+func (s *savedService) UnmarshalJSON(content []byte) error {
+	service := dcorev1.Service{}
+	if err := json.Unmarshal(content, &service); err != nil {
+		return err
+	}
+	s.Service = watch.KeepService(upstream.Service(&service))
+	return nil
+}
+
+type savedSlice struct{ *watch.EndpointSlice }
+
+// UnmarshalJSON reads one object, so that there are never more.
+func (s *savedSlice) UnmarshalJSON(content []byte) error {
+	slice := ddiscoveryv1.EndpointSlice{}
+	if err := json.Unmarshal(content, &slice); err != nil {
+		return err
+	}
+	s.EndpointSlice = watch.KeepEndpointSlice(upstream.EndpointSlice(&slice))
+	return nil
+}
+
+// write writes what an Unmarshal reads, one object after the other.
+func (s snapshot) write(w io.Writer) error {
+	buffered := bufio.NewWriter(w)
+	encoder := json.NewEncoder(buffered)
+	list := func(before string, count int, object func(int) any) error {
+		_, _ = buffered.WriteString(before)
+		for i := range count {
+			if i > 0 {
+				_ = buffered.WriteByte(',')
+			}
+			if err := encoder.Encode(object(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// What could not be written to the buffer, Flush tells.
+	err := errors.Join(
+		list(`{"services":[`, len(s.Services), func(i int) any { return upstream.FromService(s.Services[i].Unpack()) }),
+		list(`],"endpointSlices":[`, len(s.Slices), func(i int) any { return upstream.FromEndpointSlice(s.Slices[i].Unpack()) }))
+	_, _ = buffered.WriteString("]}")
+	return errors.Join(err, buffered.Flush())
 }
 
 // loadSnapshot enters what the file holds into the store. No file is no error.
@@ -44,10 +94,10 @@ func loadSnapshot(file string, store *Store) error {
 		return fmt.Errorf("reading the DNS snapshot %s: %w", file, err)
 	}
 	for _, service := range s.Services {
-		store.SetService(service)
+		store.SetService(service.Service)
 	}
 	for _, slice := range s.Slices {
-		store.SetEndpointSlice(slice)
+		store.SetEndpointSlice(slice.EndpointSlice)
 	}
 	store.SetKnown()
 	return nil
@@ -83,11 +133,11 @@ func saveSnapshot(file string, store *Store, since uint64) (uint64, error) {
 	changes := store.changes
 	if changes != since {
 		for _, service := range store.services {
-			s.Services = append(s.Services, upstream.FromService(service))
+			s.Services = append(s.Services, savedService{service})
 		}
 		for _, list := range store.slices {
 			for _, slice := range list {
-				s.Slices = append(s.Slices, upstream.FromEndpointSlice(slice))
+				s.Slices = append(s.Slices, savedSlice{slice})
 			}
 		}
 	}
@@ -95,12 +145,12 @@ func saveSnapshot(file string, store *Store, since uint64) (uint64, error) {
 	if changes == since {
 		return changes, nil
 	}
-	content, err := json.Marshal(s)
-	if err != nil {
-		return since, fmt.Errorf("encoding the DNS snapshot: %w", err)
-	}
 	temporary := file + ".tmp"
-	if err := os.WriteFile(temporary, content, 0o600); err != nil {
+	to, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return since, fmt.Errorf("writing the DNS snapshot: %w", err)
+	}
+	if err := errors.Join(s.write(to), to.Close()); err != nil {
 		return since, fmt.Errorf("writing the DNS snapshot: %w", err)
 	}
 	if err := os.Rename(temporary, file); err != nil {
@@ -123,23 +173,23 @@ func newReplacement(store *Store) *replacement {
 	return &replacement{Store: store, seen: map[string]struct{}{}}
 }
 
-func (r *replacement) note(kind string, object metav1.Object) {
+func (r *replacement) note(kind string, name types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.replaced {
-		r.seen[kind+object.GetNamespace()+"/"+object.GetName()] = struct{}{}
+		r.seen[kind+name.String()] = struct{}{}
 	}
 }
 
 // SetService enters a service.
-func (r *replacement) SetService(service *dcorev1.Service) {
-	r.note("service ", service)
+func (r *replacement) SetService(service *watch.Service) {
+	r.note("service ", service.NamespacedName)
 	r.Store.SetService(service)
 }
 
 // SetEndpointSlice enters a slice.
-func (r *replacement) SetEndpointSlice(slice *ddiscoveryv1.EndpointSlice) {
-	r.note("slice ", slice)
+func (r *replacement) SetEndpointSlice(slice *watch.EndpointSlice) {
+	r.note("slice ", slice.NamespacedName)
 	r.Store.SetEndpointSlice(slice)
 }
 

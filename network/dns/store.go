@@ -8,11 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 
-	dcorev1 "drayage.dev/apis/core/v1"
-	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
-	"drayage.dev/internal/upstream"
+	"drayage.dev/network/watch"
 )
 
 // Store is what the API has said about services and their endpoints, indexed for questions. It is
@@ -22,25 +19,25 @@ type Store struct {
 	// known says that the store may be asked: a name that is not in it does not exist.
 	known    bool
 	changes  uint64
-	services map[types.NamespacedName]*corev1.Service
+	services map[types.NamespacedName]*watch.Service
 	// spaces counts the services of each namespace.
 	spaces map[string]int
-	slices map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
+	slices map[types.NamespacedName][]*watch.EndpointSlice
 	owners map[types.NamespacedName]types.NamespacedName
-	// clusterIPs and endpoints lead from addresses to services.
+	// clusterIPs lead from addresses to services, endpoints to the slices that have them.
 	clusterIPs map[netip.Addr]types.NamespacedName
-	endpoints  map[netip.Addr]sets.Set[types.NamespacedName]
+	endpoints  map[netip.Addr][]*watch.EndpointSlice
 }
 
 // NewStore returns an empty store, which is not Known.
 func NewStore() *Store {
 	return &Store{
-		services:   map[types.NamespacedName]*corev1.Service{},
+		services:   map[types.NamespacedName]*watch.Service{},
 		spaces:     map[string]int{},
-		slices:     map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		slices:     map[types.NamespacedName][]*watch.EndpointSlice{},
 		owners:     map[types.NamespacedName]types.NamespacedName{},
 		clusterIPs: map[netip.Addr]types.NamespacedName{},
-		endpoints:  map[netip.Addr]sets.Set[types.NamespacedName]{},
+		endpoints:  map[netip.Addr][]*watch.EndpointSlice{},
 	}
 }
 
@@ -60,14 +57,15 @@ func (s *Store) Known() bool {
 }
 
 // SetService enters a service.
-func (s *Store) SetService(service *dcorev1.Service) {
+func (s *Store) SetService(service *watch.Service) {
+	addresses := clusterIPs(service.Unpack())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := types.NamespacedName{Namespace: service.Namespace, Name: service.Name}
+	name := service.NamespacedName
 	s.dropService(name)
-	s.services[name] = upstream.Service(service)
+	s.services[name] = service
 	s.spaces[name.Namespace]++
-	for _, address := range clusterIPs(s.services[name]) {
+	for _, address := range addresses {
 		s.clusterIPs[address] = name
 	}
 	s.changes++
@@ -86,7 +84,7 @@ func (s *Store) dropService(name types.NamespacedName) {
 	if old == nil {
 		return
 	}
-	for _, address := range clusterIPs(old) {
+	for _, address := range clusterIPs(old.Unpack()) {
 		if s.clusterIPs[address] == name {
 			delete(s.clusterIPs, address)
 		}
@@ -109,29 +107,20 @@ func clusterIPs(service *corev1.Service) []netip.Addr {
 }
 
 // SetEndpointSlice enters a slice.
-func (s *Store) SetEndpointSlice(object *ddiscoveryv1.EndpointSlice) {
+func (s *Store) SetEndpointSlice(kept *watch.EndpointSlice) {
+	slice := kept.Unpack()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slice := upstream.EndpointSlice(object)
-	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
-	s.dropSlice(name)
+	s.dropSlice(kept.NamespacedName)
 	s.changes++
 	service := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 	if service.Name == "" || slice.AddressType == discoveryv1.AddressTypeFQDN {
 		return
 	}
-	if s.slices[service] == nil {
-		s.slices[service] = map[string]*discoveryv1.EndpointSlice{}
-	}
-	s.slices[service][slice.Name] = slice
-	s.owners[name] = service
-	for _, endpoint := range slice.Endpoints {
-		for _, address := range addresses(endpoint) {
-			if s.endpoints[address] == nil {
-				s.endpoints[address] = sets.New[types.NamespacedName]()
-			}
-			s.endpoints[address].Insert(service)
-		}
+	s.slices[service] = append(s.slices[service], kept)
+	s.owners[kept.NamespacedName] = service
+	for _, address := range allAddresses(slice) {
+		s.endpoints[address] = append(s.endpoints[address], kept)
 	}
 }
 
@@ -148,34 +137,28 @@ func (s *Store) dropSlice(name types.NamespacedName) {
 	if !ok {
 		return
 	}
-	old := s.slices[service][name.Name]
+	at := slices.IndexFunc(s.slices[service], func(slice *watch.EndpointSlice) bool { return slice.NamespacedName == name })
+	old := s.slices[service][at]
 	delete(s.owners, name)
-	delete(s.slices[service], name.Name)
-	if len(s.slices[service]) == 0 {
+	if s.slices[service] = slices.Delete(s.slices[service], at, at+1); len(s.slices[service]) == 0 {
 		delete(s.slices, service)
 	}
-	for _, endpoint := range old.Endpoints {
-		for _, address := range addresses(endpoint) {
-			if !s.stillHas(service, address) {
-				s.endpoints[address].Delete(service)
-			}
-			if s.endpoints[address].Len() == 0 {
-				delete(s.endpoints, address)
-			}
+	for _, address := range allAddresses(old.Unpack()) {
+		s.endpoints[address] = slices.DeleteFunc(s.endpoints[address], func(slice *watch.EndpointSlice) bool { return slice == old })
+		if len(s.endpoints[address]) == 0 {
+			delete(s.endpoints, address)
 		}
 	}
 }
 
-// stillHas tells whether one of the service's remaining slices has the address.
-func (s *Store) stillHas(service types.NamespacedName, address netip.Addr) bool {
-	for _, slice := range s.slices[service] {
-		for _, endpoint := range slice.Endpoints {
-			if slices.Contains(addresses(endpoint), address) {
-				return true
-			}
-		}
+// allAddresses are those of a slice's endpoints, each once.
+func allAddresses(slice *discoveryv1.EndpointSlice) []netip.Addr {
+	var all []netip.Addr
+	for _, endpoint := range slice.Endpoints {
+		all = append(all, addresses(endpoint)...)
 	}
-	return false
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 func addresses(endpoint discoveryv1.Endpoint) []netip.Addr {
@@ -199,17 +182,24 @@ type host struct {
 // lock.
 func (s *Store) hosts(service types.NamespacedName) []host {
 	var result []host
-	for _, slice := range s.slices[service] {
-		for _, endpoint := range slice.Endpoints {
-			if endpoint.Conditions.Ready != nil && !*endpoint.Conditions.Ready {
-				continue
-			}
-			for _, address := range addresses(endpoint) {
-				result = append(result, host{name: hostName(endpoint, address), address: address, ports: slice.Ports})
-			}
-		}
+	for _, kept := range s.slices[service] {
+		result = append(result, hostsOf(kept.Unpack())...)
 	}
 	slices.SortFunc(result, func(a, b host) int { return a.address.Compare(b.address) })
+	return result
+}
+
+// hostsOf are the ready endpoints of one slice.
+func hostsOf(slice *discoveryv1.EndpointSlice) []host {
+	var result []host
+	for _, endpoint := range slice.Endpoints {
+		if endpoint.Conditions.Ready != nil && !*endpoint.Conditions.Ready {
+			continue
+		}
+		for _, address := range addresses(endpoint) {
+			result = append(result, host{name: hostName(endpoint, address), address: address, ports: slice.Ports})
+		}
+	}
 	return result
 }
 

@@ -166,10 +166,11 @@ func (z *Zone) service(name string, labels []string, kind uint16) result {
 		return result{exists: s.spaces[labels[0]] > 0}
 	}
 	key := types.NamespacedName{Namespace: labels[last], Name: labels[last-1]}
-	service := s.services[key]
-	if service == nil {
+	kept := s.services[key]
+	if kept == nil {
 		return result{}
 	}
+	service := kept.Unpack()
 	base := strings.Join([]string{key.Name, key.Namespace, "svc", z.Domain, ""}, ".")
 	inner := labels[:last-1]
 	r := z.known(name, base, key, service, inner, kind)
@@ -337,11 +338,12 @@ func (z *Zone) pointer(name string, address netip.Addr, kind uint16) result {
 		return r
 	}
 	var targets []string
-	for key := range s.endpoints[address] {
-		if service := s.services[key]; service == nil || len(clusterIPs(service)) > 0 {
+	for _, kept := range s.endpoints[address] {
+		key := s.owners[kept.NamespacedName]
+		if service := s.services[key]; service == nil || len(clusterIPs(service.Unpack())) > 0 {
 			continue
 		}
-		for _, h := range s.hosts(key) {
+		for _, h := range hostsOf(kept.Unpack()) {
 			if h.address == address {
 				targets = append(targets, h.name+"."+suffix(key))
 			}

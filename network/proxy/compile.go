@@ -251,19 +251,27 @@ func stillServing(c discoveryv1.EndpointConditions) bool {
 // frontend spreads connections over the backends of one address family: evenly, or by the groups' weights.
 func (l backendList) frontend(four bool, weights map[string]int) *spec.Frontend {
 	f := &spec.Frontend{}
-	groups := map[string][]netip.AddrPort{}
+	var groups map[string][]netip.AddrPort
+	if weights != nil {
+		groups = map[string][]netip.AddrPort{}
+	}
 	for _, b := range l {
 		if b.address.Addr().Is4() != four || len(f.Slots) == spec.MaxSlots {
 			continue
 		}
+		if f.Slots == nil {
+			f.Slots = make([]netip.AddrPort, 0, min(len(l), spec.MaxSlots))
+		}
 		f.Slots = append(f.Slots, b.address)
-		groups[b.group] = append(groups[b.group], b.address)
+		if groups != nil {
+			groups[b.group] = append(groups[b.group], b.address)
+		}
 		// The list is sorted, so an address that comes again comes next.
 		if b.here && !slices.Contains(f.Local[max(0, len(f.Local)-1):], b.address.Addr()) {
 			f.Local = append(f.Local, b.address.Addr())
 		}
 	}
-	if weights != nil && len(groups) > 1 {
+	if len(groups) > 1 {
 		f.Slots, f.Groups = nil, share(groups, weights)
 	}
 	return f

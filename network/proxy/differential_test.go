@@ -15,7 +15,6 @@ import (
 	upstream "k8s.io/kubernetes/pkg/proxy"
 	"k8s.io/utils/ptr"
 
-	"drayage.dev/network/proxy"
 	"drayage.dev/network/spec"
 )
 
@@ -173,7 +172,7 @@ var _ = Describe("Whoever serves", func() {
 		for range 20_000 {
 			s, all := randomService(random), randomSlices(random)
 			o := ask(s, all)
-			model := proxy.NewModel(thisNode)
+			model := newModel(thisNode)
 			model.SetService(s)
 			for _, slice := range all {
 				model.SetSlice(slice)

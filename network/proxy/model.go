@@ -15,27 +15,27 @@ import (
 
 	"drayage.dev/network/health"
 	"drayage.dev/network/spec"
+	"drayage.dev/network/watch"
 )
 
 // Model compiles Services and EndpointSlices to frontends, a service at a time, and host ports of this
 // node's pods, a pod at a time. It is not safe for use from several goroutines.
 type Model struct {
 	node     Node
-	services map[types.NamespacedName]*corev1.Service
-	// slices are kept by the service that they belong to, then by name; owners finds the service of a
-	// slice that is deleted or relabelled.
-	slices map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice
+	services map[types.NamespacedName]*watch.Service
+	// slices are kept by the service that they belong to; owners finds the service of a slice that is
+	// deleted or relabelled.
+	slices map[types.NamespacedName][]*watch.EndpointSlice
 	owners map[types.NamespacedName]types.NamespacedName
 	// pods are those of this node that have host ports.
 	pods map[types.NamespacedName]*corev1.Pod
-	// usable counts, for each pod, the slices' endpoints that take new connections to it; present counts
-	// all of its endpoints.
-	usable, present map[types.UID]int
+	// uses counts each pod's endpoints.
+	uses map[types.UID]uses
 	// revision is the highest resource version of any slice, gone ones included.
 	revision uint64
 
 	dirty    sets.Set[owner]
-	compiled map[owner]map[spec.Key]*spec.Frontend
+	compiled map[owner][]compiled // sorted by key
 	// claims are sorted: the first has the key. Two services may ask for one key, of an external
 	// address for instance.
 	claims  map[spec.Key][]claim
@@ -43,6 +43,15 @@ type Model struct {
 	// checks are what is answered at health check ports, by service; news says that they have changed.
 	checks map[types.NamespacedName]health.Answer
 	news   bool
+}
+
+// uses are how many endpoints of all slices a pod is, and how many of them take new connections.
+type uses struct{ present, usable int32 }
+
+// compiled is one frontend of an owner.
+type compiled struct {
+	key      spec.Key
+	frontend *spec.Frontend
 }
 
 // owner is a service, or a pod with host ports.
@@ -74,24 +83,23 @@ func (c claim) compare(other claim) int {
 func NewModel(node Node) *Model {
 	return &Model{
 		node:     node,
-		services: map[types.NamespacedName]*corev1.Service{},
-		slices:   map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{},
+		services: map[types.NamespacedName]*watch.Service{},
+		slices:   map[types.NamespacedName][]*watch.EndpointSlice{},
 		owners:   map[types.NamespacedName]types.NamespacedName{},
 		pods:     map[types.NamespacedName]*corev1.Pod{},
-		usable:   map[types.UID]int{}, present: map[types.UID]int{},
+		uses:     map[types.UID]uses{},
 		dirty:    sets.New[owner](),
-		compiled: map[owner]map[spec.Key]*spec.Frontend{},
+		compiled: map[owner][]compiled{},
 		claims:   map[spec.Key][]claim{},
 		desired:  map[spec.Key]*spec.Frontend{},
 		checks:   map[types.NamespacedName]health.Answer{},
 	}
 }
 
-// SetService adds or replaces a service. The model keeps the object.
-func (m *Model) SetService(service *corev1.Service) {
-	name := types.NamespacedName{Namespace: service.Namespace, Name: service.Name}
-	m.services[name] = service
-	m.dirty.Insert(serviceOwner(name))
+// SetService adds or replaces a service.
+func (m *Model) SetService(service *watch.Service) {
+	m.services[service.NamespacedName] = service
+	m.dirty.Insert(serviceOwner(service.NamespacedName))
 }
 
 // DeleteService takes a service away.
@@ -126,19 +134,16 @@ func (m *Model) Checks() (checks map[types.NamespacedName]health.Answer, news bo
 	return maps.Clone(m.checks), news
 }
 
-// SetSlice adds or replaces an endpoint slice. The model keeps the object.
-func (m *Model) SetSlice(slice *discoveryv1.EndpointSlice) {
-	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Name}
+// SetSlice adds or replaces an endpoint slice.
+func (m *Model) SetSlice(kept *watch.EndpointSlice) {
+	slice := kept.Unpack()
 	service := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
-	m.DeleteSlice(name, slice.ResourceVersion)
+	m.DeleteSlice(kept.NamespacedName, slice.ResourceVersion)
 	if service.Name == "" || slice.AddressType == discoveryv1.AddressTypeFQDN {
 		return
 	}
-	if m.slices[service] == nil {
-		m.slices[service] = map[string]*discoveryv1.EndpointSlice{}
-	}
-	m.slices[service][slice.Name] = slice
-	m.owners[name] = service
+	m.slices[service] = append(m.slices[service], kept)
+	m.owners[kept.NamespacedName] = service
 	m.count(slice, +1)
 	m.dirty.Insert(serviceOwner(service))
 }
@@ -153,29 +158,29 @@ func (m *Model) DeleteSlice(name types.NamespacedName, resourceVersion string) {
 	if !ok {
 		return
 	}
-	m.count(m.slices[service][name.Name], -1)
 	delete(m.owners, name)
-	delete(m.slices[service], name.Name)
-	if len(m.slices[service]) == 0 {
+	at := slices.IndexFunc(m.slices[service], func(slice *watch.EndpointSlice) bool { return slice.NamespacedName == name })
+	m.count(m.slices[service][at].Unpack(), -1)
+	if m.slices[service] = slices.Delete(m.slices[service], at, at+1); len(m.slices[service]) == 0 {
 		delete(m.slices, service)
 	}
 	m.dirty.Insert(serviceOwner(service))
 }
 
-func (m *Model) count(slice *discoveryv1.EndpointSlice, by int) {
+func (m *Model) count(slice *discoveryv1.EndpointSlice, by int32) {
 	for _, endpoint := range slice.Endpoints {
 		if endpoint.TargetRef == nil {
 			continue
 		}
-		uid := endpoint.TargetRef.UID
-		if m.present[uid] += by; m.present[uid] == 0 {
-			delete(m.present, uid)
+		pod := m.uses[endpoint.TargetRef.UID]
+		pod.present += by
+		if usable(endpoint.Conditions) {
+			pod.usable += by
 		}
-		if !usable(endpoint.Conditions) {
-			continue
-		}
-		if m.usable[uid] += by; m.usable[uid] == 0 {
-			delete(m.usable, uid)
+		if pod.present == 0 {
+			delete(m.uses, endpoint.TargetRef.UID)
+		} else {
+			m.uses[endpoint.TargetRef.UID] = pod
 		}
 	}
 }
@@ -184,18 +189,30 @@ func (m *Model) count(slice *discoveryv1.EndpointSlice, by int) {
 func (m *Model) Revision() uint64 { return m.revision }
 
 // Present tells whether any slice has the pod as an endpoint, in whatever condition.
-func (m *Model) Present(pod types.UID) bool { return m.present[pod] > 0 }
+func (m *Model) Present(pod types.UID) bool { return m.uses[pod].present > 0 }
 
 // Usable tells whether any slice has the pod as an endpoint for new connections.
-func (m *Model) Usable(pod types.UID) bool { return m.usable[pod] > 0 }
+func (m *Model) Usable(pod types.UID) bool { return m.uses[pod].usable > 0 }
 
 // Desired returns a copy of all frontends, changes that Changes has not returned yet apart.
-func (m *Model) Desired() map[spec.Key]*spec.Frontend {
-	result := make(map[spec.Key]*spec.Frontend, len(m.desired))
-	for key, f := range m.desired {
-		result[key] = f
+func (m *Model) Desired() map[spec.Key]*spec.Frontend { return maps.Clone(m.desired) }
+
+// Frontends returns what a service asks for, as it was when Changes was called; another may have claimed it before.
+func (m *Model) Frontends(service types.NamespacedName) map[spec.Key]*spec.Frontend {
+	result := map[spec.Key]*spec.Frontend{}
+	for _, c := range m.compiled[serviceOwner(service)] {
+		result[c.key] = c.frontend
 	}
 	return result
+}
+
+// frontend is what an owner asks for at the key; nil when it asks for nothing.
+func (m *Model) frontend(name owner, key spec.Key) *spec.Frontend {
+	all := m.compiled[name]
+	if at, found := slices.BinarySearchFunc(all, key, func(c compiled, key spec.Key) int { return c.key.Compare(key) }); found {
+		return all[at].frontend
+	}
+	return nil
 }
 
 // Changes compiles what has changed since the last call and returns the frontends that are different
@@ -210,7 +227,7 @@ func (m *Model) Changes() spec.Changes {
 	for key := range touched {
 		var next *spec.Frontend
 		if claims := m.claims[key]; len(claims) > 0 {
-			next = m.compiled[claims[0].owner][key]
+			next = m.frontend(claims[0].owner, key)
 		}
 		if next.Equal(m.desired[key]) {
 			continue
@@ -227,11 +244,11 @@ func (m *Model) Changes() spec.Changes {
 
 // recompile renews one owner's frontends and claims and notes the keys that it has or had.
 func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
-	for key := range m.compiled[name] {
-		touched.Insert(key)
-		m.claims[key] = slices.DeleteFunc(m.claims[key], func(c claim) bool { return c.owner == name })
-		if len(m.claims[key]) == 0 {
-			delete(m.claims, key)
+	for _, old := range m.compiled[name] {
+		touched.Insert(old.key)
+		m.claims[old.key] = slices.DeleteFunc(m.claims[old.key], func(c claim) bool { return c.owner == name })
+		if len(m.claims[old.key]) == 0 {
+			delete(m.claims, old.key)
 		}
 	}
 	delete(m.compiled, name)
@@ -242,7 +259,11 @@ func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
 			frontends, since = compilePod(m.node, pod), pod.CreationTimestamp.Time
 		}
 	} else {
-		service, endpoints := m.services[name.NamespacedName], m.endpoints(name.NamespacedName)
+		var service *corev1.Service
+		if kept := m.services[name.NamespacedName]; kept != nil {
+			service = kept.Unpack()
+		}
+		endpoints := m.endpoints(name.NamespacedName)
 		m.check(name.NamespacedName, service, endpoints)
 		if service != nil {
 			frontends, since = compile(m.node, service, endpoints), service.CreationTimestamp.Time
@@ -251,20 +272,24 @@ func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
 	if len(frontends) == 0 {
 		return
 	}
-	m.compiled[name] = frontends
+	all := make([]compiled, 0, len(frontends))
 	own := claim{since: since, owner: name}
-	for key := range frontends {
+	for key, f := range frontends {
+		all = append(all, compiled{key, f})
 		touched.Insert(key)
 		at, _ := slices.BinarySearchFunc(m.claims[key], own, claim.compare)
 		m.claims[key] = slices.Insert(m.claims[key], at, own)
 	}
+	slices.SortFunc(all, func(a, b compiled) int { return a.key.Compare(b.key) })
+	m.compiled[name] = all
 }
 
 // endpoints are a service's slices, but for those of services that are headless by label: DNS leads to
 // their endpoints, and nothing else does.
 func (m *Model) endpoints(service types.NamespacedName) []*discoveryv1.EndpointSlice {
 	var all []*discoveryv1.EndpointSlice
-	for _, slice := range m.slices[service] {
+	for _, kept := range m.slices[service] {
+		slice := kept.Unpack()
 		if _, headless := slice.Labels[corev1.IsHeadlessService]; !headless {
 			all = append(all, slice)
 		}

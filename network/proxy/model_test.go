@@ -21,6 +21,7 @@ import (
 	"drayage.dev/network/health"
 	"drayage.dev/network/proxy"
 	"drayage.dev/network/spec"
+	"drayage.dev/network/watch"
 )
 
 var thisNode = proxy.Node{Name: "here", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
@@ -85,6 +86,17 @@ func at(address string, proto uint8) spec.Key {
 	return spec.Key{Addr: parsed.Addr(), Proto: proto, Port: parsed.Port()}
 }
 
+// keeping is a Model that is given the API's objects, of which it gets what is kept.
+type keeping struct{ *proxy.Model }
+
+func newModel(node proxy.Node) keeping { return keeping{proxy.NewModel(node)} }
+
+func (k keeping) SetService(service *corev1.Service) { k.Model.SetService(watch.KeepService(service)) }
+
+func (k keeping) SetSlice(slice *discoveryv1.EndpointSlice) {
+	k.Model.SetSlice(watch.KeepEndpointSlice(slice))
+}
+
 func slots(addresses ...string) []netip.AddrPort {
 	var result []netip.AddrPort
 	for _, address := range addresses {
@@ -94,8 +106,8 @@ func slots(addresses ...string) []netip.AddrPort {
 }
 
 var _ = Describe("Model", func() {
-	var model *proxy.Model
-	BeforeEach(func() { model = proxy.NewModel(thisNode) })
+	var model keeping
+	BeforeEach(func() { model = newModel(thisNode) })
 
 	It("compiles a service and its ready endpoints, sorted, each once", func() {
 		model.SetService(service("web", "10.96.0.20"))
@@ -364,7 +376,7 @@ var _ = Describe("Model", func() {
 					delete(told, key)
 				}
 			}
-			fresh := proxy.NewModel(thisNode)
+			fresh := newModel(thisNode)
 			for _, s := range slices {
 				fresh.SetSlice(s)
 			}
@@ -379,7 +391,7 @@ var _ = Describe("Model", func() {
 })
 
 // step does one random thing to the model and the truth.
-func step(random *rand.Rand, model *proxy.Model, services map[string]*corev1.Service, slices map[string]*discoveryv1.EndpointSlice) {
+func step(random *rand.Rand, model keeping, services map[string]*corev1.Service, slices map[string]*discoveryv1.EndpointSlice) {
 	n := random.IntN(5)
 	name, sliceName := fmt.Sprint("svc-", n), fmt.Sprint("slice-", random.IntN(8))
 	switch random.IntN(6) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	dcorev1 "drayage.dev/apis/core/v1"
-	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/internal/upstream"
 	"drayage.dev/network/health"
 	"drayage.dev/network/spec"
@@ -166,7 +164,7 @@ func (p *Proxy) Applied() (revision uint64, news <-chan struct{}) {
 func (p *Proxy) Frontends(service types.NamespacedName) (frontends map[spec.Key]*spec.Frontend, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return maps.Clone(p.model.compiled[serviceOwner(service)]), p.told
+	return p.model.Frontends(service), p.told
 }
 
 func (p *Proxy) wake() {
@@ -396,8 +394,8 @@ func (f *feed) change(fn func(*Model)) {
 }
 
 // SetService enters a service.
-func (f *feed) SetService(service *dcorev1.Service) {
-	f.change(func(m *Model) { m.SetService(upstream.Service(service)) })
+func (f *feed) SetService(service *watch.Service) {
+	f.change(func(m *Model) { m.SetService(service) })
 }
 
 // DeleteService removes a service.
@@ -406,8 +404,8 @@ func (f *feed) DeleteService(name types.NamespacedName) {
 }
 
 // SetEndpointSlice enters a slice.
-func (f *feed) SetEndpointSlice(slice *ddiscoveryv1.EndpointSlice) {
-	f.change(func(m *Model) { m.SetSlice(upstream.EndpointSlice(slice)) })
+func (f *feed) SetEndpointSlice(slice *watch.EndpointSlice) {
+	f.change(func(m *Model) { m.SetSlice(slice) })
 }
 
 // DeleteEndpointSlice removes a slice.

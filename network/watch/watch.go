@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,14 +15,15 @@ import (
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/internal/scheme"
+	"drayage.dev/internal/upstream"
 )
 
 // Handler is told of every object and every change, from any goroutine but never twice at once for
-// one kind. It must not write to what it is given, but may keep it.
+// one kind. It may keep what it is given.
 type Handler interface {
-	SetService(*dcorev1.Service)
+	SetService(*Service)
 	DeleteService(types.NamespacedName)
-	SetEndpointSlice(*ddiscoveryv1.EndpointSlice)
+	SetEndpointSlice(*EndpointSlice)
 	// DeleteEndpointSlice is told the slice's last resource version, too, which is that of its deletion
 	// unless the deletion was only found out later.
 	DeleteEndpointSlice(name types.NamespacedName, resourceVersion string)
@@ -35,15 +34,17 @@ type Handler interface {
 // it waits and says nothing.
 func Run(ctx context.Context, config *rest.Config, handler Handler, synced func()) error {
 	codecs := serializer.NewCodecFactory(scheme.New())
-	services, err := follow(ctx, config, codecs, dcorev1.GroupVersion, "services", &dcorev1.Service{}, withoutManagedFields,
-		func(o runtime.Object) { handler.SetService(o.(*dcorev1.Service)) },
-		func(o runtime.Object) { handler.DeleteService(nameOf(o)) })
+	services, err := follow(ctx, config, codecs, dcorev1.GroupVersion, "services", &dcorev1.Service{},
+		func(service *dcorev1.Service) *Service { return KeepService(upstream.Service(service)) },
+		handler.SetService, func(service *Service) { handler.DeleteService(service.NamespacedName) })
 	if err != nil {
 		return err
 	}
-	slices, err := follow(ctx, config, codecs, ddiscoveryv1.GroupVersion, "endpointslices", &ddiscoveryv1.EndpointSlice{}, withoutManagedFields,
-		func(o runtime.Object) { handler.SetEndpointSlice(o.(*ddiscoveryv1.EndpointSlice)) },
-		func(o runtime.Object) { handler.DeleteEndpointSlice(nameOf(o), o.(metav1.Object).GetResourceVersion()) })
+	slices, err := follow(ctx, config, codecs, ddiscoveryv1.GroupVersion, "endpointslices", &ddiscoveryv1.EndpointSlice{},
+		func(slice *ddiscoveryv1.EndpointSlice) *EndpointSlice {
+			return KeepEndpointSlice(upstream.EndpointSlice(slice))
+		},
+		handler.SetEndpointSlice, func(slice *EndpointSlice) { handler.DeleteEndpointSlice(slice.NamespacedName, slice.ResourceVersion()) })
 	if err != nil {
 		return err
 	}
@@ -60,7 +61,7 @@ func Run(ctx context.Context, config *rest.Config, handler Handler, synced func(
 // objects only names, pod ranges and addresses are kept.
 func Nodes(ctx context.Context, config *rest.Config, set func(*dcorev1.Node), remove func(name string), synced func()) error {
 	nodes, err := follow(ctx, config, serializer.NewCodecFactory(scheme.New()), dcorev1.GroupVersion, "nodes", &dcorev1.Node{}, onlyNetwork,
-		func(o runtime.Object) { set(o.(*dcorev1.Node)) }, func(o runtime.Object) { remove(nameOf(o).Name) })
+		set, func(node *dcorev1.Node) { remove(node.Name) })
 	if err != nil {
 		return err
 	}
@@ -73,21 +74,12 @@ func Nodes(ctx context.Context, config *rest.Config, set func(*dcorev1.Node), re
 
 // onlyNetwork drops what the network has no use for: images alone are kilobytes, and every node keeps
 // all nodes.
-func onlyNetwork(o any) (any, error) {
-	node, ok := o.(*dcorev1.Node)
-	if !ok {
-		return o, nil
-	}
+func onlyNetwork(node *dcorev1.Node) *dcorev1.Node {
 	kept := &dcorev1.Node{}
 	kept.Name, kept.UID, kept.ResourceVersion = node.Name, node.UID, node.ResourceVersion
 	kept.Spec.PodCIDR, kept.Spec.PodCIDRs = node.Spec.PodCIDR, node.Spec.PodCIDRs
 	kept.Status.Addresses = node.Status.Addresses
-	return kept, nil
-}
-
-func nameOf(o runtime.Object) types.NamespacedName {
-	object := o.(metav1.Object)
-	return types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
+	return kept
 }
 
 // followed is one kind's watch: whether the handler was told of all that was there, and its end.
@@ -96,8 +88,10 @@ type followed struct {
 	done chan struct{}
 }
 
-func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFactory, group schema.GroupVersion,
-	resource string, example runtime.Object, keep cache.TransformFunc, set, remove func(runtime.Object),
+// follow watches one kind. Of each object, a T, only what keep makes of it is held, a K: the API's objects
+// come one after the other, so that there is never a list of them.
+func follow[T runtime.Object, K any](ctx context.Context, config *rest.Config, codecs serializer.CodecFactory, group schema.GroupVersion,
+	resource string, example T, keep func(T) K, set, remove func(K),
 ) (followed, error) {
 	config = rest.CopyConfig(config)
 	config.APIPath, config.GroupVersion = "/apis", &group
@@ -108,18 +102,24 @@ func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFac
 	}
 	informer := cache.NewSharedIndexInformer(
 		cache.NewListWatchFromClient(client, resource, "", fields.Everything()), example, 0, cache.Indexers{})
-	if err := informer.SetTransform(keep); err != nil {
+	err = informer.SetTransform(func(o any) (any, error) {
+		if object, ok := o.(T); ok {
+			return keep(object), nil
+		}
+		return o, nil // kept already
+	})
+	if err != nil {
 		return followed{}, fmt.Errorf("preparing the watch of %s: %w", resource, err)
 	}
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { set(o.(runtime.Object)) },
-		UpdateFunc: func(_, o any) { set(o.(runtime.Object)) },
+		AddFunc:    func(o any) { set(o.(K)) },
+		UpdateFunc: func(_, o any) { set(o.(K)) },
 		DeleteFunc: func(o any) {
 			// A deletion that was only found out later comes with the last version that was seen.
 			if missed, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = missed.Obj
 			}
-			remove(o.(runtime.Object))
+			remove(o.(K))
 		},
 	})
 	if err != nil {
@@ -131,12 +131,4 @@ func follow(ctx context.Context, config *rest.Config, codecs serializer.CodecFac
 		informer.RunWithContext(ctx)
 	}()
 	return f, nil
-}
-
-// withoutManagedFields halves what is kept of each object.
-func withoutManagedFields(o any) (any, error) {
-	if object, err := meta.Accessor(o); err == nil {
-		object.SetManagedFields(nil)
-	}
-	return o, nil
 }
