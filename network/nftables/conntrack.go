@@ -53,7 +53,7 @@ func (t *Table) Forget() error {
 	if err := t.ns.Do(func() error { return deleteUnanswered(stale) }); err != nil {
 		return fmt.Errorf("forgetting connections that endpoints that are gone have not answered: %w", err)
 	}
-	clear(t.unanswered)
+	t.unanswered = map[netip.AddrPort]struct{}{} // the first had room for all frontends
 	return nil
 }
 

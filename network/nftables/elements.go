@@ -3,6 +3,7 @@ package nftables
 import (
 	"bytes"
 	"cmp"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
@@ -46,6 +47,28 @@ type elements []element
 func (e elements) settle() elements {
 	slices.SortFunc(e, func(a, b element) int { return cmp.Or(a.compare(&b), bytes.Compare(a.value[:], b.value[:])) })
 	return slices.CompactFunc(e, func(a, b element) bool { return a.compare(&b) == 0 })
+}
+
+// every yields all elements of frontends and of what they share, each once.
+func every(frontends map[spec.Key]*spec.Frontend, shared sharing) iter.Seq[element] {
+	return func(yield func(element) bool) {
+		var own elements
+		for key, f := range frontends {
+			own = own[:0]
+			own.add(key, f)
+			own = own.settle()
+			for _, e := range own {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+		for address := range shared.hairpin {
+			if !yield(hairpinElement(address)) {
+				return
+			}
+		}
+	}
 }
 
 // count is about how many elements the frontends have.
@@ -154,9 +177,6 @@ func (d *difference) empty() bool {
 
 // diff compares what is with what should be, both settled.
 func diff(is, should elements) difference {
-	if len(is) == 0 {
-		return difference{insert: should}
-	}
 	var d difference
 	differences(is, should, func(found, wanted *element) {
 		if found != nil {

@@ -104,6 +104,35 @@ var _ = Describe("The kernel's table", func() {
 		Eventually(func() []string { return differing(sorted(dump(w.Namespace)), sorted(dump(other.Namespace))) }).Should(BeEmpty())
 	})
 
+	It("is filled a part at a time where nobody is served yet, also after a process that did not finish", func() {
+		desired := map[spec.Key]*spec.Frontend{}
+		for n := range 700 {
+			f := &spec.Frontend{Affinity: time.Duration(n%2) * time.Hour}
+			for slot := range 10 {
+				f.Slots = append(f.Slots, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(n), byte(slot)}), 8080))
+			}
+			desired[key(fmt.Sprintf("10.96.%d.%d:80", n/100, n%100), tcp)] = f
+		}
+		w := newWorld()
+		left := "delete table ip drayage-services; add table ip drayage-services;" +
+			"add set ip drayage-services hairpin { type ipv4_addr . ipv4_addr; elements = { 10.96.0.99 . 10.96.0.99 }; }"
+		output, err := exec.Command("nsenter", "--net="+w.Path, "nft", left).CombinedOutput()
+		Expect(err).NotTo(HaveOccurred(), string(output))
+		next := w.open()
+		changed, err := next.Sync(desired)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(changed).To(BeTrue())
+		touched, err := next.Touched()
+		Expect(err).NotTo(HaveOccurred())
+		Expect(touched).To(BeFalse())
+		other := newWorld()
+		other.apply(desired)
+		Eventually(func() []string { return differing(sorted(dump(w.Namespace)), sorted(dump(other.Namespace))) }).Should(BeEmpty())
+		changed, err = next.Sync(desired)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(changed).To(BeFalse())
+	})
+
 	DescribeTable("is repaired after somebody else's change", func(command string) {
 		w := newWorld()
 		w.apply(sample())

@@ -3,6 +3,7 @@ package nftables
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -21,6 +22,9 @@ const (
 	// chunk is how many elements go into one message: an attribute holds 64 KiB, an element takes
 	// some 60 bytes.
 	chunk = 800
+
+	// atOnce is how many messages fill sets that nobody uses yet in one transaction.
+	atOnce = 8
 
 	// sendBuffer holds the largest transaction: ten thousand services with ten endpoints each are 6 MB.
 	sendBuffer = 128 << 20
@@ -137,32 +141,32 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 		return false, err
 	}
 	shared, frontends := newSharing(), make(map[spec.Key]*spec.Frontend, len(desired))
-	should := make(elements, 0, count(desired))
 	for key, f := range desired {
 		if f == nil || !key.Addr.Is4() {
 			continue
 		}
-		should.add(key, f)
 		shared.change(key, f, +1)
 		frontends[key] = f
 	}
-	for address := range shared.hairpin {
-		should = append(should, hairpinElement(address))
-	}
-	should = should.settle()
 	generation, err := t.readGeneration()
 	if err != nil {
 		return false, err
 	}
-	is, shapes, whole, err := t.read(len(should))
+	expected := count(frontends) + len(shared.hairpin)
+	is, shapes, whole, err := t.read(expected)
 	if err != nil {
 		return false, err
 	}
-	if !whole {
-		is, shapes = nil, nil
-		t.rebuild()
+	t.generation = generation
+	var d difference
+	if whole {
+		d = diff(is, slices.AppendSeq(make(elements, 0, expected), every(frontends, shared)).settle())
+	} else {
+		shapes = nil
+		if err := t.rebuild(every(frontends, shared)); err != nil {
+			return true, err
+		}
 	}
-	d := diff(is, should)
 	for sh := range shared.shapes {
 		if !slices.Contains(shapes, sh) {
 			d.newShapes = append(d.newShapes, sh)
@@ -175,7 +179,6 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 	}
 	sortShapes(d.newShapes)
 	sortShapes(d.oldShapes)
-	t.generation = generation
 	changed = !whole || !d.empty()
 	if changed {
 		if err := t.commit(d); err != nil {
@@ -204,8 +207,14 @@ func (t *Table) Touched() (bool, error) {
 	return generation != t.generation, err
 }
 
-// rebuild queues the removal of what may be there and the table's objects anew.
-func (t *Table) rebuild() {
+// rebuild queues the table anew, with all elements, in place of what may be there. Where no chain is there that
+// packets could meet, the sets are filled before: such a table serves nobody until the chains come, so that they
+// need not wait in one transaction.
+func (t *Table) rebuild(all iter.Seq[element]) error {
+	chains, err := kernel.CountRules(t.ns, t.layout.table)
+	if err != nil {
+		return err
+	}
 	t.conn.AddTable(t.layout.table)
 	t.conn.DelTable(t.layout.table)
 	t.conn.AddTable(t.layout.table)
@@ -214,12 +223,24 @@ func (t *Table) rebuild() {
 		set := *t.layout.sets[name]
 		_ = t.conn.AddSet(&set, nil)
 	}
+	messages := 0
+	err = t.queue(all, func(set *nftables.Set, items []nftables.SetElement) error {
+		messages++
+		if err := t.conn.SetAddElements(set, items); err != nil || len(chains) > 0 || messages%atOnce > 0 {
+			return err
+		}
+		return t.flush()
+	})
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(t.layout.chains)) {
 		t.conn.AddChain(t.layout.chains[name])
 	}
 	for _, rule := range t.layout.rules {
 		t.conn.AddRule(rule)
 	}
+	return nil
 }
 
 // commit writes the difference, and what is queued already, in one transaction.
@@ -227,10 +248,10 @@ func (t *Table) commit(d difference) error {
 	for _, sh := range d.newShapes {
 		t.addShape(sh)
 	}
-	if err := t.queue(d.remove, t.conn.SetDeleteElements); err != nil {
+	if err := t.queue(slices.Values(d.remove), t.conn.SetDeleteElements); err != nil {
 		return err
 	}
-	if err := t.queue(d.insert, t.conn.SetAddElements); err != nil {
+	if err := t.queue(slices.Values(d.insert), t.conn.SetAddElements); err != nil {
 		return err
 	}
 	for _, sh := range d.oldShapes {
@@ -239,6 +260,11 @@ func (t *Table) commit(d difference) error {
 		}
 		t.conn.DelChain(&nftables.Chain{Name: sh.chain(), Table: t.layout.table})
 	}
+	return t.flush()
+}
+
+// flush writes what is queued, in one transaction.
+func (t *Table) flush() error {
 	if err := t.conn.Flush(); err != nil {
 		return errors.Join(err, t.reopen())
 	}
@@ -267,24 +293,40 @@ func shapeElement(sh shape) nftables.SetElement {
 }
 
 // queue sends elements to their sets, in chunks.
-func (t *Table) queue(all elements, send func(*nftables.Set, []nftables.SetElement) error) error {
-	items := make([]nftables.SetElement, 0, min(len(all), chunk))
-	for len(all) > 0 {
-		set := t.layout.sets[all[0].set.name()]
+func (t *Table) queue(all iter.Seq[element], send func(*nftables.Set, []nftables.SetElement) error) error {
+	waiting, items := make([]elements, len(indexed)), []nftables.SetElement(nil)
+	flush := func(index setIndex) error {
+		set := t.layout.sets[index.name()]
 		key, value := t.layout.lengths(set.Name)
 		items = items[:0]
-		for len(items) < min(len(all), chunk) && all[len(items)].set == all[0].set {
-			e := &all[len(items)]
+		for i := range waiting[index] {
+			e := &waiting[index][i]
 			item := nftables.SetElement{Key: e.key[:key], Val: e.value[:value]}
 			if set.Interval {
 				item.Key, item.KeyEnd = e.key[:key/2], e.key[key/2:key]
 			}
 			items = append(items, item)
 		}
+		waiting[index] = waiting[index][:0]
 		if err := send(set, items); err != nil {
 			return fmt.Errorf("encoding elements of %s: %w", set.Name, err)
 		}
-		all = all[len(items):]
+		return nil
+	}
+	for e := range all {
+		waiting[e.set] = append(waiting[e.set], e)
+		if len(waiting[e.set]) == chunk {
+			if err := flush(e.set); err != nil {
+				return err
+			}
+		}
+	}
+	for index := range waiting {
+		if len(waiting[index]) > 0 {
+			if err := flush(setIndex(index)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

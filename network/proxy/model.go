@@ -222,7 +222,7 @@ func (m *Model) Changes() spec.Changes {
 	for name := range m.dirty {
 		m.recompile(name, touched)
 	}
-	m.dirty.Clear()
+	m.dirty = sets.New[owner]() // the first one had room for all services
 	changes := spec.Changes{}
 	for key := range touched {
 		var next *spec.Frontend
