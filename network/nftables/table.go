@@ -134,8 +134,9 @@ func (t *Table) record(changes spec.Changes) {
 }
 
 // Sync makes the kernel hold exactly the desired frontends. It reads what the kernel has and writes the
-// difference in one transaction: rules that are right already are not touched, however long ago and by
-// whichever process they were written. It tells whether anything had to be changed.
+// difference in one transaction, except where no packet can notice (see rebuild): rules that are right already
+// are not touched, however long ago and by whichever process they were written. It tells whether anything had to
+// be changed.
 func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err error) {
 	if err := t.reopen(); err != nil {
 		return false, err
@@ -164,7 +165,7 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 	} else {
 		shapes = nil
 		if err := t.rebuild(every(frontends, shared)); err != nil {
-			return true, err
+			return true, fmt.Errorf("building nftables table %s: %w", t.layout.table.Name, err)
 		}
 	}
 	for sh := range shared.shapes {
