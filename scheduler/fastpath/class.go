@@ -29,6 +29,7 @@ type class struct {
 	plain      bool
 	generation []int64 // of each row
 	rows       []row
+	mark       int  // up to which changes of nodes the rows are current
 	byName     bool // asks for names, which shapes do not have
 	hasPorts   bool
 	local      bool // has no rules about pods on nodes
@@ -163,17 +164,35 @@ func (c *class) sync(ctx context.Context, social, images bool) error {
 		for i := range c.generation {
 			c.generation[i] = -1
 		}
+		c.mark = -1
 	}
-	for i, generation := range c.nodes.generation {
-		if c.generation[i] == generation {
-			continue
+	if recent, ok := c.nodes.since(c.mark); ok {
+		for _, i := range recent {
+			if err := c.syncRow(ctx, int(i)); err != nil {
+				return err
+			}
 		}
-		if err := c.evaluate(ctx, i); err != nil {
-			return err
+	} else {
+		for i := range c.rows {
+			if err := c.syncRow(ctx, i); err != nil {
+				return err
+			}
 		}
-		c.generation[i] = generation
-		c.groups.update(c, i)
 	}
+	c.mark = c.nodes.now()
+	return nil
+}
+
+// syncRow brings a row up to date.
+func (c *class) syncRow(ctx context.Context, i int) error {
+	if c.generation[i] == c.nodes.generation[i] {
+		return nil
+	}
+	if err := c.evaluate(ctx, i); err != nil {
+		return err
+	}
+	c.generation[i] = c.nodes.generation[i]
+	c.groups.update(c, i)
 	return nil
 }
 

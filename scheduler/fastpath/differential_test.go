@@ -63,8 +63,16 @@ func compare(ctx context.Context, seed uint64) (placed int) {
 	for n := range 120 {
 		w.change()
 		pod := w.stamp(w.templates[w.random.IntN(len(w.templates))])
-		best := w.best(ctx, pod)
+		best := w.oracle.best(ctx, pod)
+		fast := fastpath.Decided("fast", "")
 		node, err := w.decide(ctx, pod)
+		if fastpath.Decided("fast", "") == fast {
+			// Upstream decided, on its own snapshot. How many nodes have an image is as of a node's last change there,
+			// or of the last time that upstream looked.
+			Expect(contents(w.snapshot)).To(Equal(contents(w.oracle.snapshot)), "seed %d, decision %d", seed, n)
+			best = w.bestOf(ctx, pod)
+		}
+		Expect(contents(fastpath.Mirror(w.scheduler))).To(Equal(contents(w.oracle.snapshot)), "seed %d, decision %d", seed, n)
 		if len(best) == 0 {
 			var unfit *framework.FitError
 			Expect(errors.As(err, &unfit)).To(BeTrue(), "seed %d, decision %d: chose %q, err %v", seed, n, node, err)
@@ -78,10 +86,34 @@ func compare(ctx context.Context, seed uint64) (placed int) {
 	return placed
 }
 
-// best returns the nodes of upstream's highest score, with every node filtered and scored.
+// contents is what a lister shows of nodes, by name.
+func contents(lister fwk.SharedLister) map[string]string {
+	GinkgoHelper()
+	shown := map[string]string{}
+	note := func(what string, list func() ([]fwk.NodeInfo, error)) {
+		nodes, err := list()
+		Expect(err).NotTo(HaveOccurred())
+		for _, node := range nodes {
+			shown[node.Node().Name] += fmt.Sprintf("%s %d %d pods ", what, node.GetGeneration(), len(node.GetPods()))
+		}
+	}
+	note("all", lister.NodeInfos().List)
+	note("affinity", lister.NodeInfos().HavePodsWithAffinityList)
+	note("required anti-affinity", lister.NodeInfos().HavePodsWithRequiredAntiAffinityList)
+	return shown
+}
+
+// best returns the nodes of upstream's highest score now, with every node filtered and scored.
 func (c *cluster) best(ctx context.Context, pod *corev1.Pod) map[string]int64 {
 	GinkgoHelper()
-	nodes, err := c.fresh()
+	Expect(c.begin()).To(Succeed())
+	return c.bestOf(ctx, pod)
+}
+
+// bestOf is best as of the snapshot.
+func (c *cluster) bestOf(ctx context.Context, pod *corev1.Pod) map[string]int64 {
+	GinkgoHelper()
+	nodes, err := c.snapshot.NodeInfos().List()
 	Expect(err).NotTo(HaveOccurred())
 	state := framework.NewCycleState()
 	result, status, _ := c.framework.RunPreFilterPlugins(ctx, state, pod)

@@ -1,6 +1,16 @@
 package fastpath
 
-import "k8s.io/component-base/metrics/testutil"
+import (
+	"k8s.io/component-base/metrics/testutil"
+	fwk "k8s.io/kube-scheduler/framework"
+	kubescheduler "k8s.io/kubernetes/pkg/scheduler"
+)
+
+// RefreshEvery is how many cycles upstream's snapshot may be behind.
+const RefreshEvery = refreshEvery
+
+// Mirror is the cluster as the fast path sees it.
+func Mirror(s *kubescheduler.Scheduler) fwk.SharedLister { return s.Cache.(*mirror).lister() }
 
 // Decided returns how many decisions went a path, for a reason.
 func Decided(path, reason string) float64 {

@@ -172,6 +172,17 @@ func (w *world) randomNode(name string) *corev1.Node {
 func (w *world) adopt(pod *corev1.Pod, node string) {
 	placed, err := w.place(pod, node)
 	Expect(err).NotTo(HaveOccurred())
+	if w.chance(10) { // another cycle begins meanwhile
+		Expect(w.begin()).To(Succeed())
+	}
+	switch {
+	case w.chance(8): // the binding was refused
+		Expect(w.scheduler.Cache.ForgetPod(w.logger(), placed)).To(Succeed())
+		return
+	case w.chance(8): // somebody else was faster
+		placed = placed.DeepCopy()
+		placed.Spec.NodeName = w.nodes[w.random.IntN(len(w.nodes))].Name
+	}
 	// The watch confirms it.
 	Expect(w.scheduler.Cache.AddPod(w.logger(), placed)).To(Succeed())
 	w.placed = append(w.placed, placed)
