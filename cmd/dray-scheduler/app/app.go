@@ -73,6 +73,7 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 			if err := logs.Apply(); err != nil {
 				return err
 			}
+			configureMemory()
 			ctx, stop := signal.NotifyContext(command.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return Run(ctx, config)

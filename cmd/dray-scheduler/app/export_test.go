@@ -1,0 +1,4 @@
+package app
+
+// AvailableMemory is availableMemory.
+var AvailableMemory = availableMemory
