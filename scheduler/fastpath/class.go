@@ -39,6 +39,7 @@ type class struct {
 	anyNode  bool // requires nothing of a node
 	hard     []*spreadRule
 	soft     []*spreadRule
+	merged   *merged // by the hard rules; nil without any
 	// needsAll: soft rules score only nodes that have all their label keys.
 	needsAll bool
 	affinity *affinityRules
@@ -125,6 +126,9 @@ func newClass(ctx context.Context, p *profile, n *nodes, pod *corev1.Pod, d dema
 	if p.spreadFilters {
 		if c.hard, err = newSpreadRules(n, pod, constraints, defaults, corev1.DoNotSchedule); err != nil {
 			return nil, err
+		}
+		if len(c.hard) > 0 {
+			c.merged = newMerged(len(n.list))
 		}
 	}
 	if p.weight.spread > 0 {
@@ -287,13 +291,20 @@ func (c *class) countSpread(i int, info *framework.NodeInfo) {
 				complete = complete && r.domain[i] >= 0
 			}
 		}
+		pods := info.Pods
+		if k == 0 {
+			pods = c.merged.selected(rules, c.pod.Namespace, pods)
+		}
 		var matches int64
 		for _, r := range rules {
 			included := complete && (c.anyNode && !r.honorTaints || r.includes(c.pod, info.Node(), c.required, c.profile.tolerationOperators))
 			if !r.repeats {
-				matches = countMatches(info.Pods, r.selector, c.pod.Namespace)
+				matches = countMatches(pods, r.selector, c.pod.Namespace)
 			}
 			r.count(i, included, matches)
+		}
+		if k == 0 {
+			c.merged.set(i, info, rules, pods)
 		}
 	}
 }

@@ -35,6 +35,7 @@ type cluster struct {
 	// oracle is upstream's scheduler over the same cache with a snapshot of its own, where the fast path is in front of
 	// this one. It is up to date whatever the fast path does, or leaves undone.
 	oracle *cluster
+	engine fastpath.Engine
 }
 
 // newCluster makes a scheduler of one profile, the default one unless changed. With fast, the fast path is
@@ -57,7 +58,7 @@ func newCluster(ctx context.Context, fast bool, changes ...func(*schedulerconfig
 		return nil, err
 	}
 	c.oracle.scheduler.Cache = c.scheduler.Cache
-	fastpath.Install(klog.NewContext(ctx, klog.Logger{}), c.scheduler, configuration.Profiles)
+	c.engine = fastpath.InstallEngine(klog.NewContext(ctx, klog.Logger{}), c.scheduler, configuration.Profiles)
 	c.oracle.framework.SetPodNominator(c.scheduler.SchedulingQueue)
 	return c, nil
 }

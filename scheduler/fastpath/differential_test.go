@@ -32,7 +32,7 @@ var _ = Describe("decisions on the fast path", func() {
 			Expect(err).NotTo(HaveOccurred())
 			until = time.Now().Add(length)
 		}
-		fast, placed := fastpath.Decided("fast", ""), 0
+		fast, placed, merged := fastpath.Decided("fast", ""), 0, 0
 		refused, missed := fastpath.Disagreed("refused"), fastpath.Disagreed("missed")
 		clusters := 0
 		for i := 0; i < len(seeds) || time.Now().Before(until); i++ {
@@ -41,21 +41,24 @@ var _ = Describe("decisions on the fast path", func() {
 				seed = seeds[i]
 			}
 			clusters++
-			placed += compare(ctx, seed)
+			found, nodes := compare(ctx, seed)
+			placed, merged = placed+found, merged+nodes
 			Expect(fastpath.Disagreed("refused")).To(Equal(refused), "seed %d", seed)
 			Expect(fastpath.Disagreed("missed")).To(Equal(missed), "seed %d", seed)
 		}
 		share := (fastpath.Decided("fast", "") - fast) / float64(placed)
 		fmt.Fprintf(GinkgoWriter, "%d clusters, %d pods placed, %.0f%% on the fast path; random seed %d\n",
 			clusters, placed, 100*share, seeds[0])
+		Expect(merged).To(BeNumerically(">", placed), "merged nodes")
 		// The rest are pods that select namespaces by labels.
 		Expect(share).To(BeNumerically(">", 0.9))
 	})
 })
 
 // compare places pods in a random cluster that changes meanwhile, and holds every decision against
-// upstream's plugins over all nodes. It returns how many pods found a node.
-func compare(ctx context.Context, seed uint64) (placed int) {
+// upstream's plugins over all nodes. It returns how many pods found a node, and how often
+// upstream's filter was asked about merged nodes.
+func compare(ctx context.Context, seed uint64) (placed, merged int) {
 	GinkgoHelper()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -71,8 +74,12 @@ func compare(ctx context.Context, seed uint64) (placed int) {
 			// or of the last time that upstream looked.
 			Expect(contents(w.snapshot)).To(Equal(contents(w.oracle.snapshot)), "seed %d, decision %d", seed, n)
 			best = w.bestOf(ctx, pod)
+		} else {
+			nodes, err := w.engine.CheckMerged(ctx, w.profile.SchedulerName, pod)
+			Expect(err).NotTo(HaveOccurred(), "seed %d, decision %d: %s", seed, n, pod)
+			w.merged += nodes
 		}
-		Expect(contents(fastpath.Mirror(w.scheduler))).To(Equal(contents(w.oracle.snapshot)), "seed %d, decision %d", seed, n)
+		Expect(contents(w.engine.Mirror())).To(Equal(contents(w.oracle.snapshot)), "seed %d, decision %d", seed, n)
 		if len(best) == 0 {
 			var unfit *framework.FitError
 			Expect(errors.As(err, &unfit)).To(BeTrue(), "seed %d, decision %d: chose %q, err %v", seed, n, node, err)
@@ -83,7 +90,7 @@ func compare(ctx context.Context, seed uint64) (placed int) {
 		w.adopt(pod, node)
 		placed++
 	}
-	return placed
+	return placed, w.merged
 }
 
 // contents is what a lister shows of nodes, by name.

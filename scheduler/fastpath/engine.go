@@ -47,14 +47,19 @@ type engine struct {
 // Install puts the fast path in front of a scheduler that does not run yet. The profiles are those that
 // the scheduler was made with. Profiles that the fast path does not treat stay upstream's.
 func Install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedulerconfig.KubeSchedulerProfile) {
+	install(ctx, s, profiles)
+}
+
+// install returns nil where it installs nothing.
+func install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedulerconfig.KubeSchedulerProfile) *engine {
 	register()
-	queue := newNominations(s.SchedulingQueue)
-	s.SchedulingQueue = queue
 	snapshot, ok := snapshotOf(s)
 	if !ok {
 		klog.FromContext(ctx).Info("Placing all pods one by one: the profiles share no snapshot")
-		return
+		return nil
 	}
+	queue := newNominations(s.SchedulingQueue)
+	s.SchedulingQueue = queue
 	e := &engine{mirror: newMirror(s.Cache, snapshot), upstream: s.SchedulePod, profiles: map[string]*profile{}, nominations: queue, classes: map[string]*class{}}
 	for i := range profiles {
 		name := profiles[i].SchedulerName
@@ -68,6 +73,7 @@ func Install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedul
 		e.mirror.eager = e.mirror.eager || readsLater(s.Profiles[name])
 	}
 	s.Cache, s.SchedulePod = e.mirror, e.schedulePod
+	return e
 }
 
 // snapshotOf returns the snapshot that all profiles read.
@@ -194,29 +200,35 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 
 // confirm asks upstream's plugins about the chosen node.
 func (e *engine) confirm(ctx context.Context, c *class, state fwk.CycleState, pod *corev1.Pod, node int32) error {
-	chosen, wide := e.nodes.info[node], e.confirmsCheaply(c)
+	p, wide := c.profile, e.confirmsCheaply(c)
+	// Where the wide plugins need not see all nodes to confirm the pod, that they do is a second opinion.
 	var deciders []fwk.NodeInfo
+	spread := false
 	if !wide {
+		deciders, spread = c.deciders(node), c.merged != nil && c.merged.affords()
 		every := sampleEvery
-		if deciders = c.deciders(node); len(deciders) > 0 && len(c.hard) == 0 {
+		if len(deciders) > 0 && (spread || c.merged == nil) {
 			every = secondOpinionEvery
 		}
 		wide = c.uses%every == 1
 	}
-	if err := c.profile.filterState(ctx, state, pod, wide); err != nil {
+	if err := p.filterState(ctx, state, pod, wide); err != nil {
 		return err
 	}
-	ok, err := passes(ctx, c.profile.filters, state, pod, chosen)
+	ok, err := passes(ctx, p.filters, state, pod, e.nodes.info[node])
 	if err == nil && ok && wide {
-		ok, err = passes(ctx, c.profile.wideFilters, state, pod, chosen)
+		ok, err = passes(ctx, p.wideFilters, state, pod, e.nodes.info[node])
 	}
 	if err == nil && !ok {
 		err = errors.New("a filter refuses it")
 	}
-	if err != nil || wide || len(deciders) == 0 || c.profile.nearby == nil {
-		return err
+	if err == nil && !wide && spread {
+		err = c.merged.confirm(ctx, p.spreadAlone, e.nodes.list, state, pod, node)
 	}
-	return c.profile.nearby.confirm(ctx, state, pod, deciders)
+	if err == nil && !wide && len(deciders) > 0 && p.nearby != nil {
+		err = p.nearby.confirm(ctx, state, pod, deciders)
+	}
+	return err
 }
 
 // confirmsCheaply reports whether no filter has to visit all nodes for the class.

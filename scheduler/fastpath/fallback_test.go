@@ -36,7 +36,7 @@ var _ = Describe("upstream's path", func() {
 	}
 	mirrored := func(name string) *framework.NodeInfo {
 		GinkgoHelper()
-		info, err := fastpath.Mirror(c.scheduler).NodeInfos().Get(name)
+		info, err := c.engine.Mirror().NodeInfos().Get(name)
 		Expect(err).NotTo(HaveOccurred())
 		return info.(*framework.NodeInfo)
 	}
@@ -110,6 +110,22 @@ var _ = Describe("upstream's path", func() {
 		Expect(takes(ctx, "upstream", "disagreed")).To(Equal("big"), "as the cache has it")
 		Expect(fastpath.Disagreed("refused")).To(Equal(alarms + 1))
 		Expect(takes(ctx, "fast", "")).To(Equal("big"), "all is read anew")
+	})
+
+	It("confirms every pod with required spread, not only a sample", func(ctx context.Context) {
+		start(ctx)
+		spread := func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+				MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule,
+				LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels},
+			}}
+		}
+		placed := c.stamp(benchPod())
+		spread(placed)
+		_, err := c.place(placed, takes(ctx, "fast", "", spread))
+		Expect(err).NotTo(HaveOccurred())
+		c.engine.LoosenSpread()
+		Expect(takes(ctx, "upstream", "disagreed", spread)).To(Equal("small"))
 	})
 
 	It("takes no alarm from room that came up meanwhile", func(ctx context.Context) {

@@ -41,11 +41,13 @@ type profile struct {
 	// judges are the filters whose verdict is a matter of a node's shape.
 	judges []fwk.FilterPlugin
 	// nearby is inter-pod affinity's filter; nil where the profile has none.
-	nearby     *nearby
-	ports      fwk.FilterPlugin
-	taints     fwk.ScorePlugin
-	preference fwk.ScorePlugin
-	images     fwk.ScorePlugin
+	nearby *nearby
+	// spreadAlone is topology spread's filter for merged clusters; nil where the profile has none.
+	spreadAlone spreadPlugin
+	ports       fwk.FilterPlugin
+	taints      fwk.ScorePlugin
+	preference  fwk.ScorePlugin
+	images      fwk.ScorePlugin
 
 	fitFilters, spreadFilters, affinityFilters bool
 	// byName: node affinity that the profile adds to every pod may ask for names.
@@ -145,6 +147,11 @@ func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeS
 		case names.PodTopologySpread:
 			p.spreadFilters = true
 			p.wideFilters = append(p.wideFilters, instances[e.Name].(fwk.FilterPlugin))
+			plugin, err := registry[e.Name](ctx, argsOf(config, e.Name), alone{handle{p.framework, p.lister}})
+			if err != nil {
+				return fmt.Errorf("it has the plugin %s, which does not start: %w", e.Name, err)
+			}
+			p.spreadAlone = plugin.(spreadPlugin)
 			continue
 		case names.InterPodAffinity:
 			p.affinityFilters = true

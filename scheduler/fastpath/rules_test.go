@@ -77,6 +77,44 @@ var _ = Describe("a class that was used before", func() {
 		}
 		Expect(fastpath.Decided("fast", "")).To(Equal(fast + 8))
 	})
+
+	It("knows which nodes required spread begins and ceases to look at", func(ctx context.Context) {
+		c, err := newCluster(ctx, true)
+		Expect(err).NotTo(HaveOccurred())
+		c.addNodes(6)
+		honor := corev1.NodeInclusionPolicyHonor
+		web := benchPod()
+		web.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+			MaxSkew: 3, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule, NodeTaintsPolicy: &honor,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: web.Labels},
+		}}
+		fast := fastpath.Decided("fast", "")
+		for n := range 24 {
+			info, err := c.engine.Mirror().NodeInfos().Get(fmt.Sprint("node-", n*5%6))
+			if n > 6 {
+				Expect(err).NotTo(HaveOccurred())
+				changed := info.Node().DeepCopy()
+				if changed.Spec.Taints == nil {
+					changed.Spec.Taints = []corev1.Taint{{Key: "full", Effect: corev1.TaintEffectNoSchedule}}
+				} else {
+					changed.Spec.Taints = nil
+				}
+				c.scheduler.Cache.UpdateNode(c.logger(), info.Node(), changed)
+			}
+			pod := c.stamp(web)
+			best := c.oracle.best(ctx, pod)
+			if len(best) == 0 {
+				continue
+			}
+			node, err := c.decide(ctx, pod)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(best).To(HaveKey(node), "pod %d", n)
+			Expect(c.engine.CheckMerged(ctx, c.profile.SchedulerName, pod)).To(Equal(6))
+			_, err = c.place(pod, node)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		Expect(fastpath.Decided("fast", "") - fast).To(BeNumerically(">", 12))
+	})
 })
 
 // addNodes adds nodes in two zones.
