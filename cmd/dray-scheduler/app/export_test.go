@@ -1,4 +1,0 @@
-package app
-
-// AvailableMemory is availableMemory.
-var AvailableMemory = availableMemory
