@@ -41,6 +41,7 @@ type NodeExplanation struct {
 func Explain(ctx context.Context, config Config, namespace, name string, options ...Option) (*Explanation, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	config.OneByOne = true // the fast path has no part in it
 	s, err := New(ctx, config, options...)
 	if err != nil {
 		return nil, err

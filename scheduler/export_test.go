@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -13,6 +14,15 @@ import (
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 )
+
+// Codecs decode a watch in the general way, WireCodecs as the scheduler does.
+var (
+	Codecs     runtime.NegotiatedSerializer = codecs
+	WireCodecs                              = NewWire(codecs)
+)
+
+// NewWire returns what decodes as the scheduler does, on top of another.
+func NewWire(on runtime.NegotiatedSerializer) runtime.NegotiatedSerializer { return wire{on} }
 
 // Knows reports whether decisions of s see this version of object. Kinds come by watches of their own, so
 // a spec that creates a node and then a pod would otherwise depend on which arrives first.

@@ -41,7 +41,7 @@ func restFor(config *rest.Config, version schema.GroupVersion) (rest.Interface, 
 	config = rest.CopyConfig(config)
 	config.GroupVersion = &version
 	config.APIPath = "/apis"
-	config.NegotiatedSerializer = codecs
+	config.NegotiatedSerializer = wire{codecs}
 	// Custom resources have no other encoding that pays.
 	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
 	client, err := rest.RESTClientFor(config)

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -16,9 +14,13 @@ const (
 	// most is the largest share, in percent of the memory in use, that garbage ever gets. Beyond it there is little CPU
 	// to save.
 	most = 400
-	// part is the part of the machine's memory that garbage may take under load: a sixteenth.
+	// part is the part of the machine's memory, or the container's, that garbage may take under load: a sixteenth.
 	part = 16
 )
+
+// Server is how close collections of an API server under load follow each other. It keeps what it serves, and makes much
+// garbage for each request.
+const Server = 2 * time.Second
 
 // pacer holds what Pace works with; specs make it faster.
 type pacer struct {
@@ -28,21 +30,20 @@ type pacer struct {
 	calm  time.Duration // how long there has to be none before the load is over
 }
 
-// Pace lets up to a sixteenth of the machine's memory, and no more than four times what is in use, fill with garbage while
-// collections follow each other within two seconds, until there has been none for ten seconds; then Go's default holds again.
-// As the memory in use nears half of the machine's it is collected as often as it takes to stay below. It works in the background until ctx
-// ends. GOGC and GOMEMLIMIT in the environment prevail.
-func Pace(ctx context.Context) {
-	var machine unix.Sysinfo_t
-	if err := unix.Sysinfo(&machine); err != nil {
+// Pace lets up to a sixteenth of the machine's memory, or its container's, and no more than four times what is in use, fill
+// with garbage while collections follow each other within busy, until there has been none for five times as long; then Go's
+// default holds again. As the memory in use nears half of that memory it is collected as often as it takes to stay below. It
+// works in the background until ctx ends. GOGC and GOMEMLIMIT in the environment prevail.
+func Pace(ctx context.Context, busy time.Duration) {
+	total := available(limitFiles)
+	if total == 0 {
 		return
 	}
-	total := int64(machine.Totalram) * int64(machine.Unit) //nolint:gosec // far below 1<<63
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(total / 2)
 	}
 	if os.Getenv("GOGC") == "" {
-		p := pacer{room: total / part, every: 500 * time.Millisecond, busy: 2 * time.Second, calm: 10 * time.Second}
+		p := pacer{room: total / part, every: 500 * time.Millisecond, busy: busy, calm: 5 * busy}
 		go p.run(ctx)
 	}
 }

@@ -143,7 +143,7 @@ func (w *workload) cluster(ctx context.Context, b *testing.B, fast bool) *cluste
 // run places pods and returns the CPU time that a pod took. Time, not the clock: machines are shared.
 func (w *workload) run(ctx context.Context, b *testing.B, fast bool, pods int) time.Duration {
 	c := w.cluster(ctx, b, fast)
-	if _, err := c.fresh(); err != nil {
+	if err := c.begin(); err != nil {
 		b.Fatal(err)
 	}
 	runtime.GC()

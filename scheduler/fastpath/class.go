@@ -29,6 +29,7 @@ type class struct {
 	plain      bool
 	generation []int64 // of each row
 	rows       []row
+	mark       int  // up to which changes of nodes the rows are current
 	byName     bool // asks for names, which shapes do not have
 	hasPorts   bool
 	local      bool // has no rules about pods on nodes
@@ -38,6 +39,7 @@ type class struct {
 	anyNode  bool // requires nothing of a node
 	hard     []*spreadRule
 	soft     []*spreadRule
+	merged   *merged // by the hard rules; nil without any
 	// needsAll: soft rules score only nodes that have all their label keys.
 	needsAll bool
 	affinity *affinityRules
@@ -125,6 +127,9 @@ func newClass(ctx context.Context, p *profile, n *nodes, pod *corev1.Pod, d dema
 		if c.hard, err = newSpreadRules(n, pod, constraints, defaults, corev1.DoNotSchedule); err != nil {
 			return nil, err
 		}
+		if len(c.hard) > 0 {
+			c.merged = newMerged(len(n.list))
+		}
 	}
 	if p.weight.spread > 0 {
 		if c.soft, err = newSpreadRules(n, pod, constraints, defaults, corev1.ScheduleAnyway); err != nil {
@@ -163,17 +168,35 @@ func (c *class) sync(ctx context.Context, social, images bool) error {
 		for i := range c.generation {
 			c.generation[i] = -1
 		}
+		c.mark = -1
 	}
-	for i, generation := range c.nodes.generation {
-		if c.generation[i] == generation {
-			continue
+	if recent, ok := c.nodes.since(c.mark); ok {
+		for _, i := range recent {
+			if err := c.syncRow(ctx, int(i)); err != nil {
+				return err
+			}
 		}
-		if err := c.evaluate(ctx, i); err != nil {
-			return err
+	} else {
+		for i := range c.rows {
+			if err := c.syncRow(ctx, i); err != nil {
+				return err
+			}
 		}
-		c.generation[i] = generation
-		c.groups.update(c, i)
 	}
+	c.mark = c.nodes.now()
+	return nil
+}
+
+// syncRow brings a row up to date.
+func (c *class) syncRow(ctx context.Context, i int) error {
+	if c.generation[i] == c.nodes.generation[i] {
+		return nil
+	}
+	if err := c.evaluate(ctx, i); err != nil {
+		return err
+	}
+	c.generation[i] = c.nodes.generation[i]
+	c.groups.update(c, i)
 	return nil
 }
 
@@ -268,13 +291,20 @@ func (c *class) countSpread(i int, info *framework.NodeInfo) {
 				complete = complete && r.domain[i] >= 0
 			}
 		}
+		pods := info.Pods
+		if k == 0 {
+			pods = c.merged.selected(rules, c.pod.Namespace, pods)
+		}
 		var matches int64
 		for _, r := range rules {
 			included := complete && (c.anyNode && !r.honorTaints || r.includes(c.pod, info.Node(), c.required, c.profile.tolerationOperators))
 			if !r.repeats {
-				matches = countMatches(info.Pods, r.selector, c.pod.Namespace)
+				matches = countMatches(pods, r.selector, c.pod.Namespace)
 			}
 			r.count(i, included, matches)
+		}
+		if k == 0 {
+			c.merged.set(i, info, rules, pods)
 		}
 	}
 }

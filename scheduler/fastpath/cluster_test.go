@@ -9,10 +9,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
-	fwk "k8s.io/kube-scheduler/framework"
 	kubescheduler "k8s.io/kubernetes/pkg/scheduler"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
@@ -32,6 +32,10 @@ type cluster struct {
 	informers informers.SharedInformerFactory
 	profile   schedulerconfig.KubeSchedulerProfile
 	serial    int
+	// oracle is upstream's scheduler over the same cache with a snapshot of its own, where the fast path is in front of
+	// this one. It is up to date whatever the fast path does, or leaves undone.
+	oracle *cluster
+	engine fastpath.Engine
 }
 
 // newCluster makes a scheduler of one profile, the default one unless changed. With fast, the fast path is
@@ -45,7 +49,22 @@ func newCluster(ctx context.Context, fast bool, changes ...func(*schedulerconfig
 		change(configuration)
 	}
 	client := fake.NewClientset()
-	c := &cluster{informers: informers.NewSharedInformerFactory(client, 0), profile: configuration.Profiles[0]}
+	factory := informers.NewSharedInformerFactory(client, 0)
+	c, err := newScheduler(ctx, client, factory, configuration)
+	if err != nil || !fast {
+		return c, err
+	}
+	if c.oracle, err = newScheduler(ctx, client, factory, configuration); err != nil {
+		return nil, err
+	}
+	c.oracle.scheduler.Cache = c.scheduler.Cache
+	c.engine = fastpath.InstallEngine(klog.NewContext(ctx, klog.Logger{}), c.scheduler, configuration.Profiles)
+	c.oracle.framework.SetPodNominator(c.scheduler.SchedulingQueue)
+	return c, nil
+}
+
+func newScheduler(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, configuration *schedulerconfig.KubeSchedulerConfiguration) (c *cluster, err error) {
+	c = &cluster{informers: factory, profile: configuration.Profiles[0]}
 	ctx = klog.NewContext(ctx, klog.Logger{})
 	recorder := func(string) events.EventRecorderLogger { return &events.FakeRecorder{} }
 	c.scheduler, err = kubescheduler.New(ctx, client, c.informers, nil, recorder,
@@ -53,9 +72,6 @@ func newCluster(ctx context.Context, fast bool, changes ...func(*schedulerconfig
 		kubescheduler.WithFrameworkOutOfTreeRegistry(frameworkruntime.Registry{startup.Name: startup.New}))
 	if err != nil {
 		return nil, err
-	}
-	if fast {
-		fastpath.Install(ctx, c.scheduler, configuration.Profiles)
 	}
 	c.framework = c.scheduler.Profiles[c.profile.SchedulerName]
 	c.snapshot = c.framework.SnapshotSharedLister().(*cache.Snapshot)
@@ -77,17 +93,12 @@ func (c *cluster) know(object any) error {
 	return c.informers.Apps().V1().ReplicaSets().Informer().GetIndexer().Add(object)
 }
 
-// fresh returns the snapshot's nodes as of now.
-func (c *cluster) fresh() ([]fwk.NodeInfo, error) {
-	if err := c.scheduler.Cache.UpdateSnapshot(c.logger(), c.snapshot); err != nil {
-		return nil, err
-	}
-	return c.snapshot.NodeInfos().List()
-}
+// begin starts a scheduling cycle.
+func (c *cluster) begin() error { return c.scheduler.Cache.UpdateSnapshot(c.logger(), c.snapshot) }
 
-// decide runs one scheduling cycle's algorithm on the current snapshot.
+// decide runs one scheduling cycle's algorithm.
 func (c *cluster) decide(ctx context.Context, pod *corev1.Pod) (string, error) {
-	if _, err := c.fresh(); err != nil {
+	if err := c.begin(); err != nil {
 		return "", err
 	}
 	info, err := framework.NewPodInfo(pod)

@@ -15,9 +15,14 @@
 // and normalised anew over all feasible nodes, as with percentageOfNodesToScore=100. Classes without rules
 // about other pods do not even need rows: they evaluate kinds of nodes, which all classes share (nodes.go).
 //
+// What is known about nodes is a mirror of upstream's cache: every change of the cache notes the nodes that it
+// touches, and a scheduling cycle begins by copying these (mirror.go). Upstream's snapshot, which costs more,
+// is refreshed before somebody reads it: upstream's path, and its filters on promised nodes (nominated.go).
+//
 // Nothing is bound on this package's word alone: PreFilter and Filter of upstream's plugins confirm the
-// chosen node on the live snapshot. Two of them visit all nodes for a pod with required rules about other
-// pods, which costs what a class saves: these two confirm a sample then, and all others every pod. When
+// chosen node on the mirror. Two of them visit all nodes for a pod with required rules about other
+// pods, which costs what a class saves. They visit less that decides the same: required spread a cluster of
+// merged nodes (merged.go), inter-pod rules the nodes that decide (nearby.go); the whole for a sample. When
 // upstream disagrees, or when no node is found, upstream decides, and a metric counts the disagreement.
 // Pods, profiles and moments that the package does not treat (supported.go) go upstream's way from the
 // start; a metric counts the reasons.

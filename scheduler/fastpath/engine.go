@@ -11,6 +11,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 	kubescheduler "k8s.io/kubernetes/pkg/scheduler"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
+	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/interpodaffinity"
 
@@ -24,8 +25,8 @@ const (
 	maxClasses = 256
 	// sampleEvery is how often both filters that look at the whole cluster confirm a class that has rules
 	// for them, beside its first pod. Their PreFilter visits all nodes and costs what a class saves. Where
-	// inter-pod rules are decided by few nodes, their filter confirms every pod by these (nearby.go).
-	sampleEvery = 64
+	// few nodes decide, their filter confirms every pod by these (nearby.go), and all nodes are a second opinion.
+	sampleEvery, secondOpinionEvery = 64, 512
 	// fewNodes is up to how many nodes with required anti-affinity these filters are cheap for other pods.
 	fewNodes = 16
 )
@@ -35,6 +36,7 @@ type engine struct {
 	upstream    func(context.Context, framework.Framework, fwk.CycleState, *framework.QueuedPodInfo) (kubescheduler.ScheduleResult, error)
 	profiles    map[string]*profile
 	nominations *nominations
+	mirror      *mirror
 	nodes       nodes
 	chooser     chooser
 	classes     map[string]*class
@@ -45,21 +47,45 @@ type engine struct {
 // Install puts the fast path in front of a scheduler that does not run yet. The profiles are those that
 // the scheduler was made with. Profiles that the fast path does not treat stay upstream's.
 func Install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedulerconfig.KubeSchedulerProfile) {
+	install(ctx, s, profiles)
+}
+
+// install returns nil where it installs nothing.
+func install(ctx context.Context, s *kubescheduler.Scheduler, profiles []schedulerconfig.KubeSchedulerProfile) *engine {
 	register()
+	snapshot, ok := snapshotOf(s)
+	if !ok {
+		klog.FromContext(ctx).Info("Placing all pods one by one: the profiles share no snapshot")
+		return nil
+	}
 	queue := newNominations(s.SchedulingQueue)
 	s.SchedulingQueue = queue
-	e := &engine{upstream: s.SchedulePod, profiles: map[string]*profile{}, nominations: queue, classes: map[string]*class{}}
+	e := &engine{mirror: newMirror(s.Cache, snapshot), upstream: s.SchedulePod, profiles: map[string]*profile{}, nominations: queue, classes: map[string]*class{}}
 	for i := range profiles {
 		name := profiles[i].SchedulerName
-		p, err := newProfile(ctx, s.Profiles[name], &profiles[i])
+		p, err := newProfile(ctx, s.Profiles[name], &profiles[i], e.mirror.lister())
 		if err != nil {
 			klog.FromContext(ctx).Info("Placing pods of a profile one by one", "profile", name, "reason", err.Error())
 			continue
 		}
 		e.profiles[name] = p
 		e.nodes.countsStarting = e.nodes.countsStarting || p.weight.startup > 0
+		e.mirror.eager = e.mirror.eager || readsLater(s.Profiles[name])
 	}
-	s.SchedulePod = e.schedulePod
+	s.Cache, s.SchedulePod = e.mirror, e.schedulePod
+	return e
+}
+
+// snapshotOf returns the snapshot that all profiles read.
+func snapshotOf(s *kubescheduler.Scheduler) (snapshot *cache.Snapshot, ok bool) {
+	for _, f := range s.Profiles {
+		of, is := f.SnapshotSharedLister().(*cache.Snapshot)
+		if !is || snapshot != nil && of != snapshot {
+			return nil, false
+		}
+		snapshot = of
+	}
+	return snapshot, snapshot != nil
 }
 
 // schedulePod takes the place of upstream's function of that name.
@@ -70,8 +96,12 @@ func (e *engine) schedulePod(ctx context.Context, f framework.Framework, state f
 		return result, nil
 	}
 	placements.WithLabelValues("upstream", reason).Inc()
-	result, err := e.upstream(ctx, f, state, info)
-	if reason == reasonUnplaceable && err == nil {
+	moved, err := e.mirror.current(klog.FromContext(ctx))
+	if err != nil {
+		return kubescheduler.ScheduleResult{}, fmt.Errorf("taking a snapshot: %w", err)
+	}
+	result, err = e.upstream(ctx, f, state, info)
+	if reason == reasonUnplaceable && err == nil && !moved {
 		e.alarm(ctx, info.Pod, "missed", result.SuggestedHost)
 	}
 	return result, err
@@ -93,6 +123,7 @@ func (e *engine) alarm(ctx context.Context, pod *corev1.Pod, kind, node string) 
 	disagreements.WithLabelValues(kind).Inc()
 	klog.FromContext(ctx).Error(nil, "The fast path disagreed with upstream's plugins", "pod", klog.KObj(pod), "kind", kind, "node", node)
 	// Whatever is wrong with what is known about nodes ends here.
+	e.mirror.doubt()
 	e.forget()
 }
 
@@ -118,22 +149,23 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	if reason, ok := supported(pod); !ok {
 		return result, reason
 	}
-	list, err := f.SnapshotSharedLister().NodeInfos().List()
-	if err != nil || len(list) == 0 {
+	promised := e.nominations.promised(pod)
+	if len(promised) > 0 { // the framework judges these by upstream's snapshot
+		if _, err := e.mirror.current(klog.FromContext(ctx)); err != nil {
+			return result, reasonPlugin
+		}
+	}
+	if len(e.mirror.list) == 0 {
 		return result, reasonUnplaceable
 	}
-	if epoch := e.nodes.epoch; e.nodes.refresh(list) != epoch {
+	if epoch := e.nodes.epoch; e.nodes.refresh(e.mirror) != epoch {
 		e.forgetClasses()
 	}
 	c, reason := e.classOf(ctx, p, pod)
 	if c == nil {
 		return result, reason
 	}
-	social, err := havePodsWithAffinity(f)
-	if err == nil {
-		err = c.sync(ctx, social, e.nodes.haveAny(c.images))
-	}
-	if err != nil {
+	if err := c.sync(ctx, len(e.mirror.affine.list) > 0, e.nodes.haveAny(c.images)); err != nil {
 		klog.FromContext(ctx).V(2).Info("Left a pod to upstream's plugins", "pod", klog.KObj(pod), "reason", err.Error())
 		e.forget()
 		return result, reasonPlugin
@@ -144,7 +176,6 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 	}
 	var node int32
 	var feasible int
-	promised := e.nominations.promised(pod)
 	if len(promised) == 0 {
 		node, feasible = e.chooser.choose(c)
 	} else {
@@ -163,54 +194,46 @@ func (e *engine) place(ctx context.Context, f framework.Framework, state fwk.Cyc
 		return result, reasonDisagreed
 	}
 	return kubescheduler.ScheduleResult{
-		SuggestedHost: chosen.Node().Name, EvaluatedNodes: len(list), FeasibleNodes: feasible,
+		SuggestedHost: chosen.Node().Name, EvaluatedNodes: len(e.nodes.list), FeasibleNodes: feasible,
 	}, ""
-}
-
-// havePodsWithAffinity reports whether some pod on a node has rules about others.
-func havePodsWithAffinity(f framework.Framework) (bool, error) {
-	list, err := f.SnapshotSharedLister().NodeInfos().HavePodsWithAffinityList()
-	if err != nil {
-		return false, fmt.Errorf("listing nodes with pods that have affinity: %w", err)
-	}
-	return len(list) > 0, nil
 }
 
 // confirm asks upstream's plugins about the chosen node.
 func (e *engine) confirm(ctx context.Context, c *class, state fwk.CycleState, pod *corev1.Pod, node int32) error {
-	chosen := e.nodes.info[node]
-	if c.confirmsCheaply() || c.uses%sampleEvery == 1 {
-		if _, status, _ := c.profile.framework.RunPreFilterPlugins(ctx, state, pod); !status.IsSuccess() {
-			return errors.New(status.Message())
+	p, wide := c.profile, e.confirmsCheaply(c)
+	// Where the wide plugins need not see all nodes to confirm the pod, that they do is a second opinion.
+	var deciders []fwk.NodeInfo
+	spread := false
+	if !wide {
+		deciders, spread = c.deciders(node), c.merged != nil && c.merged.affords()
+		every := sampleEvery
+		if len(deciders) > 0 && (spread || c.merged == nil) {
+			every = secondOpinionEvery
 		}
-		if status := c.profile.framework.RunFilterPlugins(ctx, state, pod, chosen); !status.IsSuccess() {
-			return errors.New(status.Message())
-		}
-		return nil
+		wide = c.uses%every == 1
 	}
-	if err := c.profile.filterState(ctx, state, pod); err != nil {
+	if err := p.filterState(ctx, state, pod, wide); err != nil {
 		return err
 	}
-	ok, err := passes(ctx, c.profile.filters, state, pod, chosen)
+	ok, err := passes(ctx, p.filters, state, pod, e.nodes.info[node])
+	if err == nil && ok && wide {
+		ok, err = passes(ctx, p.wideFilters, state, pod, e.nodes.info[node])
+	}
 	if err == nil && !ok {
 		err = errors.New("a filter refuses it")
 	}
-	if err != nil || c.profile.nearby == nil {
-		return err
+	if err == nil && !wide && spread {
+		err = c.merged.confirm(ctx, p.spreadAlone, e.nodes.list, state, pod, node)
 	}
-	if deciders, ok := c.deciders(node); ok {
-		return c.profile.nearby.confirm(ctx, state, pod, deciders)
+	if err == nil && !wide && len(deciders) > 0 && p.nearby != nil {
+		err = p.nearby.confirm(ctx, state, pod, deciders)
 	}
-	return nil
+	return err
 }
 
 // confirmsCheaply reports whether no filter has to visit all nodes for the class.
-func (c *class) confirmsCheaply() bool {
-	if len(c.hard)+len(c.affinity.attracts)+len(c.affinity.repels) > 0 {
-		return false
-	}
-	list, err := c.profile.framework.SnapshotSharedLister().NodeInfos().HavePodsWithRequiredAntiAffinityList()
-	return err == nil && len(list) <= fewNodes
+func (e *engine) confirmsCheaply(c *class) bool {
+	return len(c.hard)+len(c.affinity.attracts)+len(c.affinity.repels) == 0 && len(e.mirror.repelling.list) <= fewNodes
 }
 
 // classOf finds or makes the pod's class. When it is nil, reason says why.

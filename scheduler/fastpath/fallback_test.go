@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	fwk "k8s.io/kube-scheduler/framework"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 
@@ -32,6 +33,12 @@ var _ = Describe("upstream's path", func() {
 		Expect(err).NotTo(HaveOccurred())
 		c.scheduler.Cache.AddNode(c.logger(), node("big", "8"))
 		c.scheduler.Cache.AddNode(c.logger(), node("small", "1"))
+	}
+	mirrored := func(name string) *framework.NodeInfo {
+		GinkgoHelper()
+		info, err := c.engine.Mirror().NodeInfos().Get(name)
+		Expect(err).NotTo(HaveOccurred())
+		return info.(*framework.NodeInfo)
 	}
 	// takes expects one decision to take a path.
 	takes := func(ctx context.Context, path, reason string, changes ...func(*corev1.Pod)) string {
@@ -98,13 +105,55 @@ var _ = Describe("upstream's path", func() {
 		start(ctx)
 		Expect(takes(ctx, "fast", "")).To(Equal("big"))
 		// A fault: the node is full, but nothing says that it changed.
-		info, err := c.snapshot.Get("big")
-		Expect(err).NotTo(HaveOccurred())
-		info.(*framework.NodeInfo).Requested.MilliCPU = 8000
+		mirrored("big").Requested.MilliCPU = 8000
 		alarms := fastpath.Disagreed("refused")
-		Expect(takes(ctx, "upstream", "disagreed")).To(Equal("small"))
+		Expect(takes(ctx, "upstream", "disagreed")).To(Equal("big"), "as the cache has it")
 		Expect(fastpath.Disagreed("refused")).To(Equal(alarms + 1))
-		Expect(takes(ctx, "fast", "")).To(Equal("small"), "all is read anew")
+		Expect(takes(ctx, "fast", "")).To(Equal("big"), "all is read anew")
+	})
+
+	It("confirms every pod with required spread, not only a sample", func(ctx context.Context) {
+		start(ctx)
+		spread := func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+				MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule,
+				LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels},
+			}}
+		}
+		placed := c.stamp(benchPod())
+		spread(placed)
+		_, err := c.place(placed, takes(ctx, "fast", "", spread))
+		Expect(err).NotTo(HaveOccurred())
+		c.engine.LoosenSpread()
+		Expect(takes(ctx, "upstream", "disagreed", spread)).To(Equal("small"))
+	})
+
+	It("takes no alarm from room that came up meanwhile", func(ctx context.Context) {
+		start(ctx)
+		large := benchPod()
+		large.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("5")
+		placed, err := c.place(c.stamp(large), takes(ctx, "fast", ""))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(c.begin()).To(Succeed())
+		Expect(c.scheduler.Cache.ForgetPod(c.logger(), placed)).To(Succeed())
+		info, err := framework.NewPodInfo(c.stamp(large))
+		Expect(err).NotTo(HaveOccurred())
+		alarms, upstream := fastpath.Disagreed("missed"), fastpath.Decided("upstream", "unplaceable")
+		result, err := c.scheduler.SchedulePod(ctx, c.framework, framework.NewCycleState(), &framework.QueuedPodInfo{PodInfo: info})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.SuggestedHost).To(Equal("big"))
+		Expect(fastpath.Decided("upstream", "unplaceable")).To(Equal(upstream + 1))
+		Expect(fastpath.Disagreed("missed")).To(Equal(alarms))
+	})
+
+	It("has its snapshot refreshed now and then, also when it is not asked", func(ctx context.Context) {
+		start(ctx)
+		for range fastpath.RefreshEvery {
+			Expect(c.begin()).To(Succeed())
+		}
+		Expect(contents(c.snapshot)).To(BeEmpty(), "nobody has asked")
+		Expect(c.begin()).To(Succeed())
+		Expect(contents(c.snapshot)).To(HaveLen(2))
 	})
 
 	It("confirms every pod that others on its node could keep away, not only a sample", func(ctx context.Context) {
@@ -118,11 +167,9 @@ var _ = Describe("upstream's path", func() {
 		}
 		Expect(takes(ctx, "fast", "", apart)).To(Equal("big"))
 		// A fault: such a pod is there, but nothing says so.
-		info, err := c.snapshot.Get("big")
-		Expect(err).NotTo(HaveOccurred())
 		other, err := framework.NewPodInfo(c.stamp(benchPod()))
 		Expect(err).NotTo(HaveOccurred())
-		info.(*framework.NodeInfo).Pods = append(info.(*framework.NodeInfo).Pods, other)
-		Expect(takes(ctx, "upstream", "disagreed", apart)).To(Equal("small"))
+		mirrored("big").Pods = []fwk.PodInfo{other}
+		Expect(takes(ctx, "upstream", "disagreed", apart)).To(Equal("big"), "as the cache has it")
 	})
 })

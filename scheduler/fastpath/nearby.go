@@ -13,10 +13,9 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
 )
 
-// nearby is upstream's inter-pod affinity plugin on a part of the snapshot: the nodes that decide on one of them.
+// nearby is upstream's inter-pod affinity plugin on a part of the cluster: the nodes that decide on one of them.
 // Visiting all nodes for every pod costs what a class saves.
 type nearby struct {
-	framework.Framework // the handle that the plugin is made with
 	fwk.SharedLister
 	nodes  []fwk.NodeInfo
 	plugin interface {
@@ -25,9 +24,9 @@ type nearby struct {
 	}
 }
 
-func newNearby(ctx context.Context, f framework.Framework, args runtime.Object) (*nearby, error) {
-	n := &nearby{Framework: f, SharedLister: f.SnapshotSharedLister()}
-	plugin, err := plugins.NewInTreeRegistry()[names.InterPodAffinity](ctx, args, n)
+func newNearby(ctx context.Context, f framework.Framework, whole fwk.SharedLister, args runtime.Object) (*nearby, error) {
+	n := &nearby{SharedLister: whole}
+	plugin, err := plugins.NewInTreeRegistry()[names.InterPodAffinity](ctx, args, handle{f, n})
 	if err != nil {
 		return nil, err
 	}
@@ -37,9 +36,6 @@ func newNearby(ctx context.Context, f framework.Framework, args runtime.Object) 
 	})
 	return n, nil
 }
-
-// SnapshotSharedLister hands the plugin the part in place of the whole.
-func (n *nearby) SnapshotSharedLister() fwk.SharedLister { return n }
 
 // NodeInfos are those of the part.
 func (n *nearby) NodeInfos() fwk.NodeInfoLister { return part{n.SharedLister.NodeInfos(), n} }
@@ -73,13 +69,13 @@ func (n *nearby) confirm(ctx context.Context, state fwk.CycleState, pod *corev1.
 
 // deciders returns the nodes that decide whether inter-pod rules let the class on a node, that node first. One pod
 // near by is enough for an affinity; rules that keep pods apart are about the node alone where each node is a
-// domain of its own. ok is false where more would have to be visited.
-func (c *class) deciders(node int32) (deciders []fwk.NodeInfo, ok bool) {
-	deciders = append(deciders, c.nodes.list[node])
+// domain of its own. It returns none where more would have to be visited.
+func (c *class) deciders(node int32) []fwk.NodeInfo {
+	deciders := []fwk.NodeInfo{c.nodes.list[node]}
 	for _, tallies := range [][]*tally{c.affinity.repels, c.affinity.fears.tallies} {
 		for _, t := range tallies {
 			if !t.private && t.domain[node] >= 0 {
-				return nil, false
+				return nil
 			}
 		}
 	}
@@ -88,11 +84,11 @@ func (c *class) deciders(node int32) (deciders []fwk.NodeInfo, ok bool) {
 		for ; i >= 0 && i < len(t.share) && (t.share[i] == 0 || t.domain[i] != t.domain[node]); i++ {
 		}
 		if i < 0 || i == len(t.share) {
-			return nil, false // the first of its kind
+			return nil // the first of its kind
 		}
 		if other := c.nodes.list[i]; !slices.Contains(deciders, other) {
 			deciders = append(deciders, other)
 		}
 	}
-	return deciders, true
+	return deciders
 }

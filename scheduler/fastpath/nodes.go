@@ -21,7 +21,7 @@ type load struct {
 	starting int64
 }
 
-// nodes mirrors the snapshot in arrays. Its indexes are those of the snapshot's list.
+// nodes is the mirror in arrays, with its indexes.
 type nodes struct {
 	list       []fwk.NodeInfo
 	info       []*framework.NodeInfo
@@ -46,8 +46,11 @@ type nodes struct {
 	images map[string]int
 	// topologies are the label keys that tallies ask for.
 	topologies map[string]*topology
-	// epoch changes when everything derived from the list or from topologies is void.
-	epoch int
+	// epoch changes when everything derived from the list or from topologies is void; mirrored is the mirror's.
+	epoch, mirrored int
+	// recent are the nodes that were read last, forgotten is how many before these.
+	recent    []int32
+	forgotten int
 }
 
 // kind is all nodes on which plugins that look at one node say the same, but for images, ports and names.
@@ -67,36 +70,51 @@ type kindKey struct {
 // Classes keep 32 bytes for each kind that was ever made.
 const maxMade, maxShapes = 1 << 14, 1 << 14
 
-// refresh follows the snapshot. It must see every snapshot that a decision is made on. It returns the epoch.
-func (n *nodes) refresh(list []fwk.NodeInfo) int {
-	if len(list) != len(n.list) || len(list) > 0 && &list[0] != &n.list[0] || len(n.shapes) > maxShapes || n.made > maxMade+len(list) {
-		n.reset(list)
-	}
-	for i, info := range n.info {
-		if info.Generation != n.generation[i] {
+// refresh follows the mirror and returns the epoch.
+func (n *nodes) refresh(m *mirror) int {
+	if n.list == nil || n.mirrored != m.epoch || len(n.shapes) > maxShapes || n.made > maxMade+len(m.list) {
+		n.reset(m)
+		for i := range n.info {
 			n.read(i)
 		}
+	} else {
+		for _, i := range m.changed {
+			n.read(int(i))
+		}
 	}
+	m.looked()
 	return n.epoch
 }
 
-func (n *nodes) reset(list []fwk.NodeInfo) {
+// now is a mark for since.
+func (n *nodes) now() int { return n.forgotten + len(n.recent) }
+
+// since returns the nodes that were read since a mark; ok is false where that is not known any more.
+func (n *nodes) since(mark int) (recent []int32, ok bool) {
+	if mark < n.forgotten {
+		return nil, false
+	}
+	return n.recent[mark-n.forgotten:], true
+}
+
+func (n *nodes) reset(m *mirror) {
+	list := m.list
 	*n = nodes{
-		list: list, info: make([]*framework.NodeInfo, len(list)), generation: make([]int64, len(list)),
+		list: list, info: m.info, generation: make([]int64, len(list)),
 		object: make([]*corev1.Node, len(list)), load: make([]load, len(list)), shape: make([]int32, len(list)),
 		shapes: map[string]int32{}, byKind: map[kindKey]*kind{}, kind: make([]*kind, len(list)), place: make([]int32, len(list)),
 		images: map[string]int{}, topologies: map[string]*topology{}, epoch: n.epoch + 1,
-		countsStarting: n.countsStarting,
-	}
-	for i := range list {
-		n.info[i] = list[i].(*framework.NodeInfo)
-		n.generation[i] = -1
+		countsStarting: n.countsStarting, mirrored: m.epoch,
 	}
 }
 
 func (n *nodes) read(i int) {
 	info := n.info[i]
 	n.generation[i] = info.Generation
+	if len(n.recent) >= len(n.list) {
+		n.recent, n.forgotten = n.recent[:0], n.now()
+	}
+	n.recent = append(n.recent, int32(i))
 	n.load[i] = load{
 		cpu: info.Allocatable.MilliCPU, memory: info.Allocatable.Memory,
 		storage: info.Allocatable.EphemeralStorage, pods: int64(info.Allocatable.AllowedPodNumber),

@@ -32,19 +32,22 @@ type weights struct {
 // does not hand out its.
 type profile struct {
 	framework framework.Framework
+	lister    fwk.SharedLister
 	weight    weights
 
-	// preFilters and filters are all but topology spread's and inter-pod affinity's.
-	preFilters []fwk.PreFilterPlugin
-	filters    []fwk.FilterPlugin
+	// preFilters and filters are all but topology spread's and inter-pod affinity's, which are the wide ones.
+	preFilters, widePreFilters []fwk.PreFilterPlugin
+	filters, wideFilters       []fwk.FilterPlugin
 	// judges are the filters whose verdict is a matter of a node's shape.
 	judges []fwk.FilterPlugin
 	// nearby is inter-pod affinity's filter; nil where the profile has none.
-	nearby     *nearby
-	ports      fwk.FilterPlugin
-	taints     fwk.ScorePlugin
-	preference fwk.ScorePlugin
-	images     fwk.ScorePlugin
+	nearby *nearby
+	// spreadAlone is topology spread's filter for merged clusters; nil where the profile has none.
+	spreadAlone spreadPlugin
+	ports       fwk.FilterPlugin
+	taints      fwk.ScorePlugin
+	preference  fwk.ScorePlugin
+	images      fwk.ScorePlugin
 
 	fitFilters, spreadFilters, affinityFilters bool
 	// byName: node affinity that the profile adds to every pod may ask for names.
@@ -75,11 +78,11 @@ var treated = sets.New(names.NodePorts, names.NodeResourcesFit, names.NodeResour
 	names.PodTopologySpread, names.InterPodAffinity)
 
 // newProfile reads a profile. An error says why the fast path does not treat it.
-func newProfile(ctx context.Context, f framework.Framework, config *schedulerconfig.KubeSchedulerProfile) (*profile, error) {
+func newProfile(ctx context.Context, f framework.Framework, config *schedulerconfig.KubeSchedulerProfile, cluster fwk.SharedLister) (*profile, error) {
 	core, apps := f.SharedInformerFactory().Core().V1(), f.SharedInformerFactory().Apps().V1()
 	p := &profile{
-		framework: f,
-		services:  core.Services().Lister(), replications: core.ReplicationControllers().Lister(),
+		framework: f, lister: cluster,
+		services: core.Services().Lister(), replications: core.ReplicationControllers().Lister(),
 		replicaSets: apps.ReplicaSets().Lister(), statefulSets: apps.StatefulSets().Lister(),
 		namespaces:          core.Namespaces().Lister(),
 		tolerationOperators: utilfeature.DefaultFeatureGate.Enabled(features.TaintTolerationComparisonOperators),
@@ -98,6 +101,19 @@ func newProfile(ctx context.Context, f framework.Framework, config *schedulercon
 	return p, nil
 }
 
+// readsLater reports whether a plugin that is not upstream's may read upstream's snapshot after a decision.
+func readsLater(f framework.Framework) bool {
+	known, enabled := plugins.NewInTreeRegistry(), f.ListPlugins()
+	for _, set := range []schedulerconfig.PluginSet{enabled.Reserve, enabled.Permit, enabled.PreBind, enabled.Bind, enabled.PostBind} {
+		for _, e := range set.Enabled {
+			if known[e.Name] == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeSchedulerProfile) error {
 	enabled := p.framework.ListPlugins()
 	instances := map[string]fwk.Plugin{}
@@ -111,7 +127,7 @@ func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeS
 			if !shapely.Has(e.Name) && !idle.Has(e.Name) && !treated.Has(e.Name) {
 				return fmt.Errorf("it has the plugin %s", e.Name)
 			}
-			instance, err := registry[e.Name](ctx, argsOf(config, e.Name), p.framework)
+			instance, err := registry[e.Name](ctx, argsOf(config, e.Name), handle{p.framework, p.lister})
 			if err != nil {
 				return fmt.Errorf("it has the plugin %s, which does not start: %w", e.Name, err)
 			}
@@ -119,19 +135,29 @@ func (p *profile) instantiate(ctx context.Context, config *schedulerconfig.KubeS
 		}
 	}
 	for _, e := range enabled.PreFilter.Enabled {
-		if e.Name != names.PodTopologySpread && e.Name != names.InterPodAffinity {
-			p.preFilters = append(p.preFilters, instances[e.Name].(fwk.PreFilterPlugin))
+		plugin := instances[e.Name].(fwk.PreFilterPlugin)
+		if e.Name == names.PodTopologySpread || e.Name == names.InterPodAffinity {
+			p.widePreFilters = append(p.widePreFilters, plugin)
+		} else {
+			p.preFilters = append(p.preFilters, plugin)
 		}
 	}
 	for _, e := range enabled.Filter.Enabled {
 		switch e.Name {
 		case names.PodTopologySpread:
 			p.spreadFilters = true
+			p.wideFilters = append(p.wideFilters, instances[e.Name].(fwk.FilterPlugin))
+			plugin, err := registry[e.Name](ctx, argsOf(config, e.Name), alone{handle{p.framework, p.lister}})
+			if err != nil {
+				return fmt.Errorf("it has the plugin %s, which does not start: %w", e.Name, err)
+			}
+			p.spreadAlone = plugin.(spreadPlugin)
 			continue
 		case names.InterPodAffinity:
 			p.affinityFilters = true
+			p.wideFilters = append(p.wideFilters, instances[e.Name].(fwk.FilterPlugin))
 			var err error
-			if p.nearby, err = newNearby(ctx, p.framework, argsOf(config, e.Name)); err != nil {
+			if p.nearby, err = newNearby(ctx, p.framework, p.lister, argsOf(config, e.Name)); err != nil {
 				return fmt.Errorf("it has the plugin %s, which does not start: %w", e.Name, err)
 			}
 			continue
@@ -216,30 +242,37 @@ func (p *profile) defaultSelector(pod *corev1.Pod) labels.Selector {
 	return helper.DefaultSelector(pod, p.services, p.replications, p.replicaSets, p.statefulSets)
 }
 
-// filterState runs PreFilter of all plugins but the two that look at the whole cluster.
-func (p *profile) filterState(ctx context.Context, state fwk.CycleState, pod *corev1.Pod) error {
-	nodes, err := p.framework.SnapshotSharedLister().NodeInfos().List()
+// filterState runs PreFilter of all plugins but, unless wide, the two that look at the whole cluster.
+func (p *profile) filterState(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, wide bool) error {
+	nodes, err := p.lister.NodeInfos().List()
 	if err != nil {
-		return fmt.Errorf("listing the snapshot's nodes: %w", err)
+		return fmt.Errorf("listing the nodes: %w", err)
 	}
 	skip := sets.New[string]()
-	for _, plugin := range p.preFilters {
-		// A list of eligible nodes that comes back is narrower than Filter in no plugin of those above.
-		_, status := plugin.PreFilter(ctx, state, pod, nodes)
-		switch {
-		case status.IsSkip():
-			skip.Insert(plugin.Name())
-		case !status.IsSuccess():
-			return fmt.Errorf("plugin %s: %s", plugin.Name(), strings.Join(status.Reasons(), ", "))
+	run := func(preFilters []fwk.PreFilterPlugin) error {
+		for _, plugin := range preFilters {
+			// A list of eligible nodes that comes back is narrower than Filter in no plugin of those above.
+			_, status := plugin.PreFilter(ctx, state, pod, nodes)
+			switch {
+			case status.IsSkip():
+				skip.Insert(plugin.Name())
+			case !status.IsSuccess():
+				return fmt.Errorf("plugin %s: %s", plugin.Name(), strings.Join(status.Reasons(), ", "))
+			}
 		}
+		return nil
+	}
+	err = run(p.preFilters)
+	if err == nil && wide {
+		err = run(p.widePreFilters)
 	}
 	state.SetSkipFilterPlugins(skip)
-	return nil
+	return err
 }
 
 // prepare makes the state by which judge works.
 func (p *profile) prepare(ctx context.Context, state fwk.CycleState, pod *corev1.Pod) error {
-	if err := p.filterState(ctx, state, pod); err != nil {
+	if err := p.filterState(ctx, state, pod, false); err != nil {
 		return err
 	}
 	skip := sets.New[string]()

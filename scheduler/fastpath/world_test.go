@@ -26,6 +26,7 @@ type world struct {
 	promises  []*corev1.Pod // pods that nodes are promised to
 	templates []*corev1.Pod
 	rack      int
+	merged    int // comparisons of merged nodes with the whole cluster
 	// uniform nodes are of one size, and many of them are alike; ownRacks gives each node a rack.
 	uniform, ownRacks bool
 }
@@ -172,6 +173,19 @@ func (w *world) randomNode(name string) *corev1.Node {
 func (w *world) adopt(pod *corev1.Pod, node string) {
 	placed, err := w.place(pod, node)
 	Expect(err).NotTo(HaveOccurred())
+	if w.chance(10) { // another cycle begins meanwhile
+		// On both sides: how many nodes have an image is as of when a node was copied.
+		Expect(w.begin()).To(Succeed())
+		Expect(w.oracle.begin()).To(Succeed())
+	}
+	switch {
+	case w.chance(8): // the binding was refused
+		Expect(w.scheduler.Cache.ForgetPod(w.logger(), placed)).To(Succeed())
+		return
+	case w.chance(8): // somebody else was faster
+		placed = placed.DeepCopy()
+		placed.Spec.NodeName = w.nodes[w.random.IntN(len(w.nodes))].Name
+	}
 	// The watch confirms it.
 	Expect(w.scheduler.Cache.AddPod(w.logger(), placed)).To(Succeed())
 	w.placed = append(w.placed, placed)

@@ -230,7 +230,7 @@ func serve(role, dir string) error {
 	defer stop()
 	switch role {
 	case roleAPI:
-		garbage.Pace(ctx)
+		garbage.Pace(ctx, garbage.Server)
 		e, err := env.Start(ctx, env.WithDataDir(filepath.Join(dir, "state")),
 			env.WithAdmission(controlplane.AdmissionPlugin{Name: webhooks.PluginName, New: webhooks.NewPlugin}))
 		if err != nil {

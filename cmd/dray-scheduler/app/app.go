@@ -19,11 +19,16 @@ import (
 	"k8s.io/klog/v2"
 
 	"drayage.dev/internal/diagnostics"
+	"drayage.dev/internal/garbage"
 	"drayage.dev/scheduler"
 )
 
 // leaseName is the Lease by which one of several schedulers leads.
 const leaseName = "dray-scheduler"
+
+// collecting is how close collections of a scheduler that places pods follow each other. It makes less garbage than a server,
+// but marks all that it knows of the cluster each time.
+const collecting = 10 * time.Second
 
 // Config is everything that a scheduler process can be told.
 type Config struct {
@@ -75,6 +80,7 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 			}
 			ctx, stop := signal.NotifyContext(command.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			garbage.Pace(ctx, collecting)
 			return Run(ctx, config)
 		},
 	}

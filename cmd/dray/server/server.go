@@ -61,7 +61,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("disabling %q: there is no such component: choose of %s, %s", name, Manager, Scheduler)
 		}
 	}
-	garbage.Pace(ctx)
+	garbage.Pace(ctx, garbage.Server)
 	cp := cfg.ControlPlane
 	var err error
 	if cp.CRDs, err = config.CRDs(); err != nil {
