@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -90,6 +91,12 @@ var _ = Describe("decoding a watch", func() {
 		})
 	}
 
+	It("leaves the general way as it is", func() {
+		before := slices.Clone(scheduler.Codecs.SupportedMediaTypes())
+		scheduler.WireCodecs.SupportedMediaTypes()
+		Expect(scheduler.Codecs.SupportedMediaTypes()).To(Equal(before))
+	})
+
 	It("takes a stream in pieces of any size", func() {
 		text := streams["events"] + streams["long lines"] + streams["an error"]
 		whole, _ := decode(scheduler.WireCodecs, strings.NewReader(text))
@@ -119,7 +126,7 @@ func (p inPieces) Read(data []byte) (int, error) {
 type refusing struct{ runtime.NegotiatedSerializer }
 
 func (r refusing) SupportedMediaTypes() []runtime.SerializerInfo {
-	infos := r.NegotiatedSerializer.SupportedMediaTypes()
+	infos := slices.Clone(r.NegotiatedSerializer.SupportedMediaTypes())
 	for i := range infos {
 		if infos[i].StreamSerializer == nil {
 			continue
