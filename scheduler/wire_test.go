@@ -65,7 +65,12 @@ var _ = Describe("decoding a watch", func() {
 	bookmark := &dcorev1.Pod{TypeMeta: pod("").TypeMeta}
 	bookmark.ResourceVersion = "12"
 
+	// The line break comes alone, after as much as is read at a time.
+	filling := pod("")
+	filling.Annotations["text"] = strings.Repeat("x", 1<<16-len(event(watch.Added, filling))+1)
+
 	streams := map[string]string{
+		"a full buffer":      event(watch.Added, filling) + event(watch.Added, pod("next")),
 		"events":             event(watch.Added, pod("a")) + event(watch.Modified, pod("\"}\n{\\")) + event(watch.Deleted, &dcorev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: dcorev1.GroupVersion.String(), Kind: "Node"}}),
 		"a bookmark":         event(watch.Bookmark, bookmark),
 		"an error":           event(watch.Error, status),
