@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,7 +23,7 @@ type wire struct {
 
 // SupportedMediaTypes are the general ones, of which JSON is decoded here.
 func (w wire) SupportedMediaTypes() []runtime.SerializerInfo {
-	infos := w.NegotiatedSerializer.SupportedMediaTypes()
+	infos := slices.Clone(w.NegotiatedSerializer.SupportedMediaTypes()) // it shares its own
 	for i := range infos {
 		if infos[i].MediaType != runtime.ContentTypeJSON || infos[i].StreamSerializer == nil {
 			continue
@@ -58,8 +59,31 @@ func cutEvent(data []byte) (kind string, object []byte, ok bool) {
 	if object, ok = bytes.CutPrefix(object, []byte(`,"object":`)); !ok {
 		return "", nil, false
 	}
-	object, ok = bytes.CutSuffix(object, []byte("}"))
-	return kind, object, ok
+	if object, ok = bytes.CutSuffix(object, []byte("}")); !ok || !whole(object) {
+		return "", nil, false
+	}
+	return kind, object, true
+}
+
+// whole reports whether text is one object or list, from its first to its last byte, if it is well formed.
+func whole(text []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{', c == '[':
+			depth++
+		case c == '}', c == ']':
+			if depth--; depth == 0 {
+				return i == len(text)-1
+			}
+		}
+	}
+	return false
 }
 
 // cutString returns the plain string that follows prefix, and what follows its quotation mark.

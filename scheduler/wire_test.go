@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -64,7 +65,12 @@ var _ = Describe("decoding a watch", func() {
 	bookmark := &dcorev1.Pod{TypeMeta: pod("").TypeMeta}
 	bookmark.ResourceVersion = "12"
 
+	// The line break comes alone, after as much as is read at a time.
+	filling := pod("")
+	filling.Annotations["text"] = strings.Repeat("x", 1<<16-len(event(watch.Added, filling))+1)
+
 	streams := map[string]string{
+		"a full buffer":      event(watch.Added, filling) + event(watch.Added, pod("next")),
 		"events":             event(watch.Added, pod("a")) + event(watch.Modified, pod("\"}\n{\\")) + event(watch.Deleted, &dcorev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: dcorev1.GroupVersion.String(), Kind: "Node"}}),
 		"a bookmark":         event(watch.Bookmark, bookmark),
 		"an error":           event(watch.Error, status),
@@ -89,6 +95,12 @@ var _ = Describe("decoding a watch", func() {
 			Expect(errors.Is(end, io.EOF)).To(Equal(errors.Is(generalEnd, io.EOF)), "%v, %v", end, generalEnd)
 		})
 	}
+
+	It("leaves the general way as it is", func() {
+		before := slices.Clone(scheduler.Codecs.SupportedMediaTypes())
+		scheduler.WireCodecs.SupportedMediaTypes()
+		Expect(scheduler.Codecs.SupportedMediaTypes()).To(Equal(before))
+	})
 
 	It("takes a stream in pieces of any size", func() {
 		text := streams["events"] + streams["long lines"] + streams["an error"]
@@ -119,7 +131,7 @@ func (p inPieces) Read(data []byte) (int, error) {
 type refusing struct{ runtime.NegotiatedSerializer }
 
 func (r refusing) SupportedMediaTypes() []runtime.SerializerInfo {
-	infos := r.NegotiatedSerializer.SupportedMediaTypes()
+	infos := slices.Clone(r.NegotiatedSerializer.SupportedMediaTypes())
 	for i := range infos {
 		if infos[i].StreamSerializer == nil {
 			continue
