@@ -11,11 +11,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/metrics/testutil"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"drayage.dev/agent"
+	"drayage.dev/agent/metrics"
 	dcorev1 "drayage.dev/apis/core/v1"
 )
 
@@ -188,12 +191,28 @@ var _ = Describe("a pod's end", func() {
 		Expect(log[len(log)-5:]).To(Equal([]string{"exec main", "stop main", "stop inner", "stop outer", "remove"}))
 	})
 
-	It("does not wait for proxies for ever", func() {
+	It("does not wait for proxies for ever, and counts that", func() {
+		metrics.Register("here")
+		waits := func(result string) uint64 {
+			GinkgoHelper()
+			found, err := testutil.GetHistogramVecFromGatherer(legacyregistry.DefaultGatherer,
+				"drayage_agent_withdrawal_duration_seconds", map[string]string{"result": result})
+			Expect(err).NotTo(HaveOccurred())
+			return found.GetAggregatedSampleCount()
+		}
+		expired, acknowledged := waits("expired"), waits("acknowledged")
+		quick := m.pod("acknowledged", nil)
+		Eventually(now(quick)).Should(Satisfy(ready))
+		remove(quick)
+		Eventually(get(quick)).Should(Satisfy(apierrors.IsNotFound))
+		Expect([]uint64{waits("expired"), waits("acknowledged")}).To(Equal([]uint64{expired, acknowledged + 1}))
+
 		pod := m.pod("bounded", nil)
 		Eventually(now(pod)).Should(Satisfy(ready))
 		m.proxies.gate = make(chan struct{})
 		remove(pod)
 		Eventually(get(pod), 5*time.Second).Should(Satisfy(apierrors.IsNotFound))
+		Expect([]uint64{waits("expired"), waits("acknowledged")}).To(Equal([]uint64{expired + 1, acknowledged + 1}))
 	})
 
 	It("waits for the proxies again after an agent's restart", func() {

@@ -3,12 +3,15 @@ package e2e_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/component-base/metrics/testutil"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
@@ -86,8 +89,11 @@ var _ = Describe("requests under steady load", func() {
 			Expect(many.Client.Delete(ctx, &pod)).To(Succeed())
 		}
 		readyPods(ctx, many, namespace, webLabels, 10)
+		Eventually(func() int { return len(allOf(ctx, many, namespace, webLabels)) }).Should(Equal(10))
+		var waits withdrawals
 		for _, node := range many.Nodes {
 			now("restarting the agent of " + node.Name)
+			waits.add(node)
 			Expect(node.Agent.Restart()).To(Succeed())
 			// The Node says Ready all the while: the agent is back when it serves logs.
 			for _, pod := range pods(ctx, many, namespace, webLabels) {
@@ -102,11 +108,63 @@ var _ = Describe("requests under steady load", func() {
 		now("scaling to 2 after all")
 		scale(2)
 		result := l.End()
+		for _, node := range many.Nodes {
+			waits.add(node)
+		}
+		AddReportEntry(fmt.Sprintf("%d pods waited for the proxies, %.3f s each, at most %s s; %d without avail",
+			waits.acknowledged, waits.seconds/float64(waits.acknowledged), waits.slowest(), waits.expired))
+		Expect(waits.expired).To(BeZero(), "it is the acknowledgement that loses nothing, not the time that passes")
+		// Each update ends four, scaling down eight, two times.
+		Expect(waits.acknowledged).To(BeNumerically(">=", 10*4+8+3+8))
 		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", result.Sent, result.Rate, result.Lost))
 		Expect(result.Failures()).To(BeEmpty(), "of %d requests", result.Sent)
 		Expect(result.Rate).To(BeNumerically(">=", leastRate), "requests a second")
 	}, SpecTimeout(10*time.Minute))
 })
+
+// withdrawals adds up how ending pods waited for the service proxies, over agents that count from their start on.
+type withdrawals struct {
+	acknowledged, expired uint64
+	// seconds is how long the acknowledged ones waited together; within counts them by the bounds of the histogram.
+	seconds float64
+	within  map[float64]uint64
+}
+
+// add adds what the agent of a node has counted since it was started.
+func (w *withdrawals) add(node *cluster.Node) {
+	GinkgoHelper()
+	scraped, err := tryGet(node, "http://127.0.0.1:10351/metrics")
+	Expect(err).NotTo(HaveOccurred())
+	found, err := testutil.TextToMetricFamilies(strings.NewReader(scraped))
+	Expect(err).NotTo(HaveOccurred())
+	family := found["drayage_agent_withdrawal_duration_seconds"]
+	Expect(family.GetMetric()).To(HaveLen(2))
+	if w.within == nil {
+		w.within = map[float64]uint64{}
+	}
+	for _, metric := range family.GetMetric() {
+		histogram := metric.GetHistogram()
+		if metric.GetLabel()[0].GetValue() == "expired" {
+			w.expired += histogram.GetSampleCount()
+			continue
+		}
+		w.acknowledged += histogram.GetSampleCount()
+		w.seconds += histogram.GetSampleSum()
+		for _, bucket := range histogram.GetBucket() {
+			w.within[bucket.GetUpperBound()] += bucket.GetCumulativeCount()
+		}
+	}
+}
+
+// slowest is the least bound of the histogram that every acknowledged wait kept.
+func (w *withdrawals) slowest() string {
+	for _, bound := range slices.Sorted(maps.Keys(w.within)) {
+		if w.within[bound] == w.acknowledged {
+			return fmt.Sprint(bound)
+		}
+	}
+	return "?"
+}
 
 // drain drains a node and takes it back into service. All the while, no replica may be missing.
 func drain(ctx context.Context, on *cluster.Cluster, namespace, node string) {
