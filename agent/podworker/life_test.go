@@ -3,6 +3,7 @@ package podworker_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -245,6 +246,35 @@ var _ = Describe("a pod's end", func() {
 			[]byte(`{"metadata":{"annotations":{"drayage.dev/deletion-grace-period-seconds":"1"}}}`)))).To(Succeed())
 		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 		Expect(m.runtime.Log()).To(ContainElement("kill main"))
+	})
+
+	It("tells that a container that is ending is not ready, and that it is again", func() {
+		m.runtime.Stubborn("main")
+		var unready atomic.Bool
+		m.runtime.OnExec(func(string, []string) (string, int) {
+			if unready.Load() {
+				return "", 1
+			}
+			return "", 0
+		})
+		pod := m.pod("unready", func(spec *corev1.PodSpec) {
+			spec.TerminationGracePeriodSeconds = ptr.To[int64](600)
+			spec.Containers[0].ReadinessProbe = &corev1.Probe{
+				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"ready"}}},
+				PeriodSeconds: 1, FailureThreshold: 1, SuccessThreshold: 1, TimeoutSeconds: 1,
+			}
+		})
+		Eventually(now(pod)).Should(Satisfy(ready))
+		remove(pod)
+		Eventually(m.runtime.Log).Should(ContainElement("stop main"))
+		Eventually(now(pod)).Should(HaveField("Summary.Status", "Terminating"))
+		unready.Store(true)
+		Eventually(now(pod), 5*time.Second).Should(And(Not(Satisfy(ready)), HaveField("ContainerStatuses", HaveEach(HaveField("State.Running", Not(BeNil()))))))
+		unready.Store(false)
+		Eventually(now(pod), 5*time.Second).Should(Satisfy(ready))
+		Expect(apiClient.Patch(context.Background(), pod, client.RawPatch(types.MergePatchType,
+			[]byte(`{"metadata":{"annotations":{"drayage.dev/deletion-grace-period-seconds":"1"}}}`)))).To(Succeed())
+		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 	})
 
 	It("tells how the containers ended before the object goes", func(ctx context.Context) {
