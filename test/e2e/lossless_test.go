@@ -49,7 +49,7 @@ var _ = Describe("requests under steady load", func() {
 		})
 		namespace := newNamespace(ctx, many)
 		webLabels := labels.Set{"app": "web"}
-		apply(ctx, many, namespace, steady+"---\n"+strings.NewReplacer("NAME", "client", "NODE", "n1", "mesh", "client").Replace(member))
+		apply(ctx, many, namespace, steady+"---\n"+strings.NewReplacer("on-NODE", "client", "NODE", "n1", "mesh", "client").Replace(member))
 		available(ctx, many, namespace, "web")
 		caller := readyPods(ctx, many, namespace, labels.Set{"app": "client"}, 1)[0]
 		from, err := many.Nodes[0].PodNamespace(caller.UID)
