@@ -342,6 +342,10 @@ func specsOfEndpoints(m *mesh) {
 		Eventually(m.health(here, edge.Spec.HealthCheckNodePort)).Should(Equal("503 0"), "balancers send no more")
 		answers()
 
+		By("which connects, and is connected to, as before")
+		Expect(ask(m.inPod["n1"], "tcp", at(pod.Status.PodIP, 8080))).To(HaveField("Pod", "leaving"))
+		Expect(tryGet(here, "http://"+pod.Status.PodIP+":8080/fetch?url=http://"+at(m.pods["n1"].Status.PodIP, 8080)+"/")).To(ContainSubstring(`"pod":"web-n1"`))
+
 		By("when it is not ready, either")
 		setReadyAt(here, pod.Status.PodIP, false)
 		for name, way := range map[string]struct {

@@ -22,13 +22,21 @@ import (
 )
 
 const (
-	// workers of each kind, which ask fourteen times a second each.
-	workers = 24
+	// workers of each kind, which ask fourteen times a second each: in a pod, and outside.
+	workers, outsiders = 24, 4
 	// leastRate is what the load must come to for the proof to mean something, in requests a second.
 	leastRate = 500
 )
 
-const steady = load.Application + `# Nothing may be missing at any time: only a surge lets a drain go on.
+const steady = load.Application + `apiVersion: core.drayage.dev/v1
+kind: Service
+metadata: {name: edge}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+---
+# Nothing may be missing at any time: only a surge lets a drain go on.
 apiVersion: policy.drayage.dev/v1
 kind: PodDisruptionBudget
 metadata: {name: web}
@@ -57,6 +65,15 @@ var _ = Describe("requests under steady load", func() {
 		DeferCleanup(from.Close)
 		service := &dcorev1.Service{}
 		Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, service)).To(Succeed())
+		outside, err := many.NewOutside()
+		Expect(err).NotTo(HaveOccurred())
+		edge := &dcorev1.Service{}
+		Eventually(func(g Gomega) {
+			g.Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "edge"}, edge)).To(Succeed())
+			g.Expect(edge.Spec.Ports[0].NodePort).NotTo(BeZero())
+		}).Should(Succeed())
+		gate := at(many.Nodes[0].Address, edge.Spec.Ports[0].NodePort)
+		Eventually(reached(outside.Namespace, "tcp", gate)).ShouldNot(BeEmpty())
 		scale := func(n int) {
 			GinkgoHelper()
 			_, err := many.Kubectl(ctx, "scale", "ddeploy/web", fmt.Sprintf("--replicas=%d", n), "-n", namespace)
@@ -67,9 +84,11 @@ var _ = Describe("requests under steady load", func() {
 
 		chronicle(ctx, many, namespace)
 		l := load.Start(from.DialContext, "http://"+service.Spec.ClusterIP+"/", workers)
+		ofOutside := load.Start(outside.DialContext, "http://"+gate+"/", outsiders)
 		now := func(phase string) {
 			By(phase)
 			l.Now(phase)
+			ofOutside.Now(phase)
 		}
 		for i := range 10 {
 			now(fmt.Sprintf("rolling update %d", i+1))
@@ -107,7 +126,7 @@ var _ = Describe("requests under steady load", func() {
 		}
 		now("scaling to 2 after all")
 		scale(2)
-		result := l.End()
+		result, others := l.End(), ofOutside.End()
 		for _, node := range many.Nodes {
 			waits.add(node)
 		}
@@ -117,7 +136,9 @@ var _ = Describe("requests under steady load", func() {
 		// Each update ends four, scaling down eight, two times.
 		Expect(waits.acknowledged).To(BeNumerically(">=", 10*4+8+3+8))
 		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", result.Sent, result.Rate, result.Lost))
+		AddReportEntry(fmt.Sprintf("%d requests to a node port, %.0f a second, %d lost", others.Sent, others.Rate, others.Lost))
 		Expect(result.Failures()).To(BeEmpty(), "of %d requests", result.Sent)
+		Expect(others.Failures()).To(BeEmpty(), "of %d requests from outside", others.Sent)
 		Expect(result.Rate).To(BeNumerically(">=", leastRate), "requests a second")
 	}, SpecTimeout(10*time.Minute))
 })

@@ -309,6 +309,16 @@ endpoints: [ENDPOINTS]
 		By("and an alias again")
 		patch(`{"spec":{"type":"ExternalName","externalName":"web.services.svc.cluster.local","selector":null,"ports":null}}`)
 		Eventually(refused(m.outside.Namespace, "tcp", at(address, 30124))).Should(closed)
+		By("a service with an address of its own, and an alias once more")
+		patch(`{"spec":{"type":"ClusterIP","externalName":null,"selector":{"place":"n3"},"ports":[{"port":80,"targetPort":8080}]}}`)
+		Eventually(func() string { return m.service(ctx, "alias").Spec.ClusterIP }).ShouldNot(BeEmpty())
+		own := m.service(ctx, "alias").Spec.ClusterIP + ":80"
+		Eventually(reached(m.inPod["n1"], "tcp", own)).Should(Equal(map[string]bool{"web-n3": true}))
+		patch(`{"spec":{"type":"ExternalName","externalName":"web.services.svc.cluster.local","clusterIP":null,"selector":null,"ports":null}}`)
+		Eventually(refused(m.inPod["n1"], "tcp", own)).Should(unserved)
+		Eventually(func() (string, error) {
+			return tryGet(m.Nodes[2], "http://"+m.pods["n3"].Status.PodIP+":8080/fetch?url=http://alias/")
+		}).Should(ContainSubstring(`"pod":"web-`))
 		By("a service is made again")
 		Expect(m.Client.Delete(ctx, m.service(ctx, "guarded"))).To(Succeed())
 		Eventually(refused(m.outside.Namespace, "tcp", at(address, 8002))).Should(closed)
