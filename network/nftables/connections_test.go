@@ -29,12 +29,7 @@ var _ = Describe("A connection through a service", func() {
 	// begin connects from a pod or the node, and returns both ends.
 	begin := func(from *netlab.Namespace) (conn, served *net.TCPConn) {
 		GinkgoHelper()
-		var listener net.Listener
-		Expect(server.Do(func() (err error) {
-			listener, err = net.Listen("tcp", ":9090")
-			return err
-		})).To(Succeed())
-		DeferCleanup(listener.Close)
+		listener := listen(server)
 		dialled, err := from.Dial("tcp", service, 5*time.Second)
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(dialled.Close)
