@@ -238,7 +238,7 @@ var _ = Describe("several nodes", Ordered, func() {
 		}
 	}
 	// The controller looks every five seconds; asking takes some, too.
-	soon := gracePeriod + 5*time.Second + 10*time.Second
+	soon := gracePeriod + 5*time.Second + 5*time.Second
 
 	It("go on without one that is cut off, and with it again", func(ctx SpecContext) {
 		lost := m.Nodes[2]

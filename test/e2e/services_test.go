@@ -1,8 +1,14 @@
 package e2e_test
 
 import (
+	"encoding/json"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -11,6 +17,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
@@ -96,7 +103,10 @@ var _ = Describe("services of every type", Ordered, func() {
 
 	BeforeAll(func(ctx SpecContext) {
 		m.start(ctx, cluster.Options{
-			Nodes: 3, Routed: 1, AgentArgs: []string{"--stub-domain=corp.example=" + outsideNames},
+			Nodes: 3, Routed: 1, AgentArgs: []string{
+				"--stub-domain=corp.example=" + outsideNames,
+				"--secure-listen-address=:10352", "--dns-secure-listen-address=:10354", "--logging-format=json",
+			},
 		}, server, services, labels.Set{"app": "web"})
 		Expect(m.outside.RouteTo(netip.MustParseAddr("198.51.100.8"), m.Nodes[1])).To(Succeed())
 		Eventually(func() []corev1.LoadBalancerIngress { return m.service(ctx, "guarded").Status.LoadBalancer.Ingress }).Should(HaveLen(3))
@@ -187,6 +197,44 @@ var _ = Describe("services of every type", Ordered, func() {
 			Eventually(func() (string, error) {
 				return tryGet(node, "http://"+m.pods[node.Name].Status.PodIP+":8080/fetch?url=http://intranet.corp.example:8080/")
 			}).Should(ContainSubstring(`"pod":"web-n1"`), "from %s", node.Name)
+		}
+	}, SpecTimeout(time.Minute))
+
+	It("are measured over TLS by who may, and logged for programs where that is asked for", func(ctx SpecContext) {
+		node := m.Nodes[1]
+		for port, metric := range map[int32]string{10352: "kubeproxy_sync_proxy_rules_duration_seconds", 10354: "coredns_dns_request_duration_seconds"} {
+			get := func(path string, identity *rest.Config) func() (string, error) {
+				trust, err := rest.TLSConfigFor(identity)
+				Expect(err).NotTo(HaveOccurred())
+				// The DNS server has a certificate that nobody has signed.
+				trust.InsecureSkipVerify = port == 10354
+				caller := &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: m.outside.DialContext, TLSClientConfig: trust, DisableKeepAlives: true}}
+				return func() (string, error) {
+					response, err := caller.Get("https://" + at(node.Address, port) + path)
+					if err != nil {
+						return "", err
+					}
+					defer response.Body.Close()
+					body, err := io.ReadAll(response.Body)
+					return fmt.Sprint(response.StatusCode, " ", string(body)), err
+				}
+			}
+			stranger := rest.AnonymousClientConfig(m.Config)
+			Eventually(get("/metrics", m.Config)).Should(And(HavePrefix("200 "), ContainSubstring(metric)))
+			Eventually(get("/debug/pprof/cmdline", m.Config)).Should(HavePrefix("200 "))
+			for _, path := range []string{"/metrics", "/debug/pprof/cmdline"} {
+				Expect(get(path, stranger)()).To(Equal("401 Unauthorized\n"), "%d %s", port, path)
+			}
+		}
+		log, err := os.ReadFile(filepath.Join(node.DataDir(), "agent", "dns.log"))
+		Expect(err).NotTo(HaveOccurred())
+		for line := range strings.Lines(string(log)) {
+			said := struct {
+				TS  float64 `json:"ts"`
+				Msg string  `json:"msg"`
+			}{}
+			Expect(json.Unmarshal([]byte(line), &said)).To(Succeed(), line)
+			Expect(said.TS).NotTo(BeZero(), line)
 		}
 	}, SpecTimeout(time.Minute))
 
