@@ -10,17 +10,35 @@ import (
 	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	basemetrics "k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/kubernetes/pkg/kubelet/metrics"
 )
+
+// What came of a wait for the service proxies, as the label result of drayage_agent_withdrawal_duration_seconds.
+const (
+	acknowledged = "acknowledged"
+	expired      = "expired"
+)
+
+// withdrawals has no counterpart in kubelet, which does not wait.
+var withdrawals = basemetrics.NewHistogramVec(&basemetrics.HistogramOpts{
+	Name:           "drayage_agent_withdrawal_duration_seconds",
+	Help:           "How long ending pods waited before SIGTERM until no node sent them new connections (acknowledged) or for as long as they may (expired).",
+	Buckets:        []float64{0.1, 0.25, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2},
+	StabilityLevel: basemetrics.ALPHA,
+}, []string{"result"})
 
 var register = sync.OnceFunc(func() {
 	// Of kubelet's those that are counted here: one that stands at zero for ever says something that is not so.
 	legacyregistry.MustRegister(
 		metrics.NodeName, metrics.RunningPodCount, metrics.RunningContainerCount,
 		metrics.PodStartDuration, metrics.PodWorkerDuration, metrics.StartedPodsTotal, metrics.StartedPodsErrorsTotal,
-		metrics.RuntimeOperations, metrics.RuntimeOperationsDuration, metrics.RuntimeOperationsErrors,
+		metrics.RuntimeOperations, metrics.RuntimeOperationsDuration, metrics.RuntimeOperationsErrors, withdrawals,
 	)
+	// That none has expired is worth saying.
+	withdrawals.WithLabelValues(acknowledged)
+	withdrawals.WithLabelValues(expired)
 })
 
 // Register makes the metrics known to the process's registry, and the node's name to them.
@@ -42,6 +60,16 @@ func Worked(operation string, start time.Time) {
 
 // Started notes a pod that runs, took after the agent had first heard of it.
 func Started(took time.Duration) { metrics.PodStartDuration.Observe(took.Seconds()) }
+
+// Withdrawn notes the end of an ending pod's wait for the service proxies of all Ready nodes: whether they have
+// acknowledged that they send it nothing new, and how long it took.
+func Withdrawn(byAll bool, took time.Duration) {
+	result := expired
+	if byAll {
+		result = acknowledged
+	}
+	withdrawals.WithLabelValues(result).Observe(took.Seconds())
+}
 
 // Running notes how the node's pods are.
 func Running(statuses []*corev1.PodStatus) {

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"drayage.dev/agent"
+	"drayage.dev/agent/metrics"
 	dcorev1 "drayage.dev/apis/core/v1"
 )
 
@@ -109,11 +110,13 @@ func (w *worker) withdraw(ctx context.Context, p *pass) error {
 	left := w.ending.since.Add(w.deletionGrace(pod)).Sub(w.manager.Clock.Now())
 	bounded, cancel := context.WithTimeout(ctx, min(w.manager.WithdrawalBound, left))
 	defer cancel()
+	start := time.Now()
 	err := w.manager.Withdrawal.Await(bounded, w.uid)
 	if ctx.Err() != nil {
 		// The agent ends; the next one goes on.
 		return ctx.Err()
 	}
+	metrics.Withdrawn(err == nil, time.Since(start))
 	if err != nil {
 		// An expired bound is not a failure: the pod has waited long enough.
 		logr.FromContextOrDiscard(ctx).Info("Some node may send the ending pod new connections still, going on", "uid", w.uid, "err", err.Error())

@@ -3,6 +3,7 @@ package podworker_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -11,11 +12,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/metrics/testutil"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"drayage.dev/agent"
+	"drayage.dev/agent/metrics"
 	dcorev1 "drayage.dev/apis/core/v1"
 )
 
@@ -188,12 +192,28 @@ var _ = Describe("a pod's end", func() {
 		Expect(log[len(log)-5:]).To(Equal([]string{"exec main", "stop main", "stop inner", "stop outer", "remove"}))
 	})
 
-	It("does not wait for proxies for ever", func() {
+	It("does not wait for proxies for ever, and counts that", func() {
+		metrics.Register("here")
+		waits := func(result string) uint64 {
+			GinkgoHelper()
+			found, err := testutil.GetHistogramVecFromGatherer(legacyregistry.DefaultGatherer,
+				"drayage_agent_withdrawal_duration_seconds", map[string]string{"result": result})
+			Expect(err).NotTo(HaveOccurred())
+			return found.GetAggregatedSampleCount()
+		}
+		expired, acknowledged := waits("expired"), waits("acknowledged")
+		quick := m.pod("acknowledged", nil)
+		Eventually(now(quick)).Should(Satisfy(ready))
+		remove(quick)
+		Eventually(get(quick)).Should(Satisfy(apierrors.IsNotFound))
+		Expect([]uint64{waits("expired"), waits("acknowledged")}).To(Equal([]uint64{expired, acknowledged + 1}))
+
 		pod := m.pod("bounded", nil)
 		Eventually(now(pod)).Should(Satisfy(ready))
 		m.proxies.gate = make(chan struct{})
 		remove(pod)
 		Eventually(get(pod), 5*time.Second).Should(Satisfy(apierrors.IsNotFound))
+		Expect([]uint64{waits("expired"), waits("acknowledged")}).To(Equal([]uint64{expired + 1, acknowledged + 1}))
 	})
 
 	It("waits for the proxies again after an agent's restart", func() {
@@ -226,6 +246,35 @@ var _ = Describe("a pod's end", func() {
 			[]byte(`{"metadata":{"annotations":{"drayage.dev/deletion-grace-period-seconds":"1"}}}`)))).To(Succeed())
 		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 		Expect(m.runtime.Log()).To(ContainElement("kill main"))
+	})
+
+	It("tells that a container that is ending is not ready, and that it is again", func() {
+		m.runtime.Stubborn("main")
+		var unready atomic.Bool
+		m.runtime.OnExec(func(string, []string) (string, int) {
+			if unready.Load() {
+				return "", 1
+			}
+			return "", 0
+		})
+		pod := m.pod("unready", func(spec *corev1.PodSpec) {
+			spec.TerminationGracePeriodSeconds = ptr.To[int64](600)
+			spec.Containers[0].ReadinessProbe = &corev1.Probe{
+				ProbeHandler:  corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"ready"}}},
+				PeriodSeconds: 1, FailureThreshold: 1, SuccessThreshold: 1, TimeoutSeconds: 1,
+			}
+		})
+		Eventually(now(pod)).Should(Satisfy(ready))
+		remove(pod)
+		Eventually(m.runtime.Log).Should(ContainElement("stop main"))
+		Eventually(now(pod)).Should(HaveField("Summary.Status", "Terminating"))
+		unready.Store(true)
+		Eventually(now(pod), 5*time.Second).Should(And(Not(Satisfy(ready)), HaveField("ContainerStatuses", HaveEach(HaveField("State.Running", Not(BeNil()))))))
+		unready.Store(false)
+		Eventually(now(pod), 5*time.Second).Should(Satisfy(ready))
+		Expect(apiClient.Patch(context.Background(), pod, client.RawPatch(types.MergePatchType,
+			[]byte(`{"metadata":{"annotations":{"drayage.dev/deletion-grace-period-seconds":"1"}}}`)))).To(Succeed())
+		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 	})
 
 	It("tells how the containers ended before the object goes", func(ctx context.Context) {

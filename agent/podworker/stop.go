@@ -3,7 +3,9 @@ package podworker
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +64,7 @@ func (w *worker) preStop(ctx context.Context, p *pass, container *corev1.Contain
 
 // stopOrdered stops what runs of the pod: the app containers and regular init containers together, then
 // the sidecars in reverse order. deadline may move closer while it runs; a token on changed makes it look
-// again. Each container's hook runs once.
+// again, also at what the readiness probes say. Each container's hook runs once.
 func (w *worker) stopOrdered(ctx context.Context, p *pass, deadline func() time.Time, changed <-chan struct{}) error {
 	hooked := &sync.Map{}
 	for {
@@ -81,6 +83,7 @@ func (w *worker) stopOrdered(ctx context.Context, p *pass, deadline func() time.
 				return outcome
 			case <-changed:
 				again = deadline().Before(end)
+				w.showReadiness(ctx)
 			case <-ctx.Done():
 				cancel()
 				<-finished
@@ -90,6 +93,35 @@ func (w *worker) stopOrdered(ctx context.Context, p *pass, deadline func() time.
 		// What the round could not finish, the next one does.
 		cancel()
 		<-finished
+	}
+}
+
+// showReadiness reports the pod when the readiness of a running container is another than was reported last: an
+// ending pod serves where nobody else does, but not when it says that it cannot.
+func (w *worker) showReadiness(ctx context.Context) {
+	pod, gone := w.snapshot()
+	if gone || pod == nil {
+		return
+	}
+	p, err := w.observe(ctx, pod)
+	if err != nil {
+		return // the next change, or the final status, tells
+	}
+	last := pod.Status
+	if w.previous != nil {
+		last = *w.previous
+	}
+	said := map[string]bool{}
+	for _, container := range slices.Concat(last.InitContainerStatuses, last.ContainerStatuses) {
+		_, id, _ := strings.Cut(container.ContainerID, "://")
+		said[id] = container.Ready
+	}
+	for _, container := range p.state.Containers {
+		was, told := said[container.ID]
+		if state, watched := w.manager.probes.State(container.ID); told && watched && state.Ready != was {
+			w.report(p)
+			return
+		}
 	}
 }
 

@@ -150,15 +150,42 @@ var _ = Describe("endpoints", func() {
 	})
 
 	It("of services without selector, and those that others manage, are left alone", func(ctx context.Context) {
+		group := func(name, service string) *ddiscoveryv1.EndpointSlice {
+			return &ddiscoveryv1.EndpointSlice{
+				ObjectMeta: metav1.ObjectMeta{
+					Namespace: namespace, Name: name, Annotations: map[string]string{ddiscoveryv1.WeightAnnotation: "10"},
+					Labels: map[string]string{
+						discoveryv1.LabelServiceName: service, ddiscoveryv1.GroupLabel: "canary", discoveryv1.LabelManagedBy: "somebody.example.com",
+					},
+				},
+				AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.99"}}},
+			}
+		}
 		s.Spec.Selector = nil
 		create(ctx, s)
-		own := &ddiscoveryv1.EndpointSlice{
-			ObjectMeta:  metav1.ObjectMeta{Namespace: namespace, Name: "mine", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.99"}}},
-		}
-		create(ctx, own)
+		create(ctx, group("mine", "web"))
 		edit(ctx, s, func(s *dcorev1.Service) { s.Labels = map[string]string{"a": "b"} })
 		Consistently(func() []ddiscoveryv1.EndpointSlice { return slicesOf(ctx, s) }).Should(ConsistOf(HaveField("Name", "mine")))
+
+		By("beside those of a service with a selector")
+		selecting := service(namespace, "both")
+		selecting.Spec.Selector = map[string]string{"app": "web"}
+		create(ctx, selecting)
+		theirs := group("theirs", "both")
+		create(ctx, theirs)
+		version := theirs.ResourceVersion
+		p := runPod(ctx, pod(namespace, "a", "web", node), "10.244.0.1", true)
+		Eventually(func() []ddiscoveryv1.EndpointSlice { return slicesOf(ctx, selecting) }).Should(ConsistOf(
+			HaveField("Name", "theirs"), HaveField("Endpoints", ConsistOf(HaveField("Addresses", []string{"10.244.0.1"})))))
+		editStatus(ctx, p, func(p *dcorev1.Pod) { setReady(p, false) })
+		ours := func() []ddiscoveryv1.EndpointSlice {
+			return slices.DeleteFunc(slicesOf(ctx, selecting), func(slice ddiscoveryv1.EndpointSlice) bool { return slice.Name == "theirs" })
+		}
+		Eventually(ours).Should(ConsistOf(HaveField("Endpoints", ConsistOf(HaveField("Conditions.Ready", HaveValue(BeFalse()))))))
+		removePod(ctx, p)
+		Eventually(ours).Should(ConsistOf(HaveField("Endpoints", BeEmpty())))
+		Expect(api.Get(ctx, client.ObjectKeyFromObject(theirs), theirs)).To(Succeed())
+		Expect(theirs.ResourceVersion).To(Equal(version), "nobody wrote it")
 	})
 
 	It("come back when somebody changes or deletes their slice", func(ctx context.Context) {

@@ -240,6 +240,37 @@ var _ = Describe("a Service", func() {
 		Eventually(reading(s)).WithContext(ctx).Should(HaveField("Status.LoadBalancer.Ingress", BeEmpty()))
 	})
 
+	It("is found in all namespaces, keeps what others say in its status, and goes with a collection", func(ctx context.Context) {
+		named := func(name string) *dcorev1.Service {
+			return service(namespace, name, func(s *dcorev1.Service) { s.Labels = map[string]string{"of": namespace} })
+		}
+		for _, name := range []string{"one", "two", "three"} {
+			create(ctx, named(name))
+		}
+		everywhere := &dcorev1.ServiceList{}
+		Expect(api.List(ctx, everywhere, client.MatchingLabels{"of": namespace})).To(Succeed())
+		Expect(everywhere.Items).To(HaveLen(3))
+
+		s := named("one")
+		Eventually(reading(s)).WithContext(ctx).Should(beReady())
+		address := s.Spec.ClusterIP
+		told := metav1.Condition{Type: "example.com/Told", Status: metav1.ConditionTrue, Reason: "Spec", LastTransitionTime: metav1.Now()}
+		s.Status.Conditions, s.Spec.ClusterIP = append(s.Status.Conditions, told), "192.0.2.1"
+		Expect(api.Status().Update(ctx, s)).To(Succeed())
+		edit(ctx, s, func(s *dcorev1.Service) { s.Spec.Ports[0].Port = 81 })
+		Eventually(reading(s)).WithContext(ctx).Should(HaveField("Status.Conditions", ContainElement(And(
+			HaveField("Type", dcorev1.ServiceReady), HaveField("ObservedGeneration", s.Generation)))))
+		Expect(s.Status.Conditions).To(ContainElement(HaveField("Type", told.Type)))
+		Expect(s.Spec.ClusterIP).To(Equal(address), "a write of the status writes nothing else")
+
+		Expect(api.DeleteAllOf(ctx, &dcorev1.Service{}, client.InNamespace(namespace), client.MatchingLabels{"of": namespace})).To(Succeed())
+		Expect(api.List(ctx, everywhere, client.MatchingLabels{"of": namespace})).To(Succeed())
+		Expect(everywhere.Items).To(BeEmpty())
+		again := service(namespace, "again", func(s *dcorev1.Service) { s.Spec.ClusterIP = address })
+		create(ctx, again)
+		Eventually(reading(again)).WithContext(ctx).Should(beReady(), "the address is free")
+	})
+
 	It("is summed up as kubectl prints it", func(ctx context.Context) {
 		for i := range 3 {
 			addNode(ctx, fmt.Sprint("sum-", i), fmt.Sprint("192.0.2.", 10+i), corev1.ConditionTrue)

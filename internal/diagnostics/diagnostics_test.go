@@ -2,10 +2,13 @@ package diagnostics
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -14,6 +17,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/pflag"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/client-go/rest"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
@@ -65,6 +71,57 @@ var _ = Describe("a process", func() {
 		Eventually(func() int { code, _ := get(address, "/metrics"); return code }).Should(Equal(http.StatusOK))
 		code, _ := get(address, "/debug/pprof/")
 		Expect(code).To(Equal(http.StatusNotFound))
+	})
+
+	It("shows metrics and profiles over TLS to who may read them, by the API server's word", func(ctx context.Context) {
+		reviews := http.NewServeMux()
+		answer := func(w http.ResponseWriter, object any) {
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(object)
+		}
+		reviews.HandleFunc("POST /apis/authentication.k8s.io/v1/tokenreviews", func(w http.ResponseWriter, r *http.Request) {
+			var review authenticationv1.TokenReview
+			_ = json.NewDecoder(r.Body).Decode(&review)
+			review.Status.Authenticated = review.Spec.Token == "reader" || review.Spec.Token == "stranger"
+			review.Status.User.Username = review.Spec.Token
+			answer(w, review)
+		})
+		reviews.HandleFunc("POST /apis/authorization.k8s.io/v1/subjectaccessreviews", func(w http.ResponseWriter, r *http.Request) {
+			var review authorizationv1.SubjectAccessReview
+			_ = json.NewDecoder(r.Body).Decode(&review)
+			asked := review.Spec.NonResourceAttributes
+			review.Status.Allowed = review.Spec.User == "reader" && asked != nil && asked.Verb == "get" && asked.Path == "/metrics"
+			answer(w, review)
+		})
+		api := httptest.NewServer(reviews)
+		DeferCleanup(api.Close)
+		address := free()
+		// Protocol buffers are what a client of a clientset speaks unless it is told otherwise.
+		run(ctx, Config{SecureAddress: address, RESTConfig: &rest.Config{Host: api.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}})
+		trusting := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		read := func(path, token string) func() int {
+			return func() int {
+				request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+path, nil)
+				Expect(err).NotTo(HaveOccurred())
+				if token != "" {
+					request.Header.Set("Authorization", "Bearer "+token)
+				}
+				response, err := trusting.Do(request)
+				if err != nil {
+					return 0
+				}
+				defer response.Body.Close()
+				return response.StatusCode
+			}
+		}
+		Eventually(read("/healthz", "")).Should(Equal(http.StatusOK))
+		Expect(read("/metrics", "reader")()).To(Equal(http.StatusOK))
+		for path, token := range map[string]string{"/metrics": "", "/debug/pprof/": "", "/debug/pprof/heap": "", "/debug/pprof/cmdline": "unknown"} {
+			Expect(read(path, token)()).To(Equal(http.StatusUnauthorized), path)
+		}
+		Expect(read("/metrics", "unknown")()).To(Equal(http.StatusUnauthorized))
+		Expect(read("/metrics", "stranger")()).To(Equal(http.StatusForbidden))
+		Expect(read("/debug/pprof/heap", "reader")()).To(Equal(http.StatusForbidden), "each URL is asked for by itself")
 	})
 
 	It("takes a port that was somebody else's as soon as it is free", func(ctx context.Context) {

@@ -3,6 +3,8 @@ package nftables
 import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"drayage.dev/network/kernel"
 )
 
 const (
@@ -37,4 +39,15 @@ func keepTrying() [][]expr.Any {
 		})
 	}
 	return rules
+}
+
+// strays drops what a pod sends that the kernel knows for no connection's, such as a repeated or delayed packet
+// beyond the window. Addresses are not translated in such a packet: its receiver, who spoke to a service, would
+// answer a reset to the pod's own address, which ends the pod's side of the connection.
+func strays() []expr.Any {
+	return append(fromPods(),
+		&expr.Ct{Key: expr.CtKeySTATE, Register: reg0},
+		bits(reg0, expr.CtStateBitINVALID, 0),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: kernel.NativeUint32(0)},
+		&expr.Verdict{Kind: expr.VerdictDrop})
 }

@@ -118,12 +118,7 @@ var _ = Describe("A connection to a pod that goes", func() {
 // beRude serves at the address and resets every connection.
 func beRude(ns *netlab.Namespace, address netip.Addr) netip.AddrPort {
 	GinkgoHelper()
-	var listener net.Listener
-	Expect(ns.Do(func() (err error) {
-		listener, err = net.Listen("tcp", ":9090")
-		return err
-	})).To(Succeed())
-	DeferCleanup(listener.Close)
+	listener := listen(ns)
 	go closeAll(listener, true)
 	return netip.AddrPortFrom(address, 9090)
 }

@@ -230,7 +230,7 @@ func newLayout() *layout {
 	l.addBase("prerouting", nat, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, dispatch(fromPods())...)
 	l.addBase("output", nat, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, dispatch(nil)...)
 	l.addBase("postrouting", nat, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, hairpin(), masquerade())
-	l.addBase("errors-in", filter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, keepTrying()...)
+	l.addBase("errors-in", filter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, append(keepTrying(), strays())...)
 	l.addBase("errors-out", filter, nftables.ChainHookOutput, nftables.ChainPriorityMangle, keepTrying()...)
 	mark := l.fingerprint()
 	l.chains[mark] = &nftables.Chain{Name: mark, Table: table}

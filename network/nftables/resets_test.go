@@ -27,12 +27,7 @@ var _ = Describe("Connections that were reset", func() {
 		Expect(client.Do(func() error { return kernel.WriteSysctl("ipv4/ip_local_port_range", "40000 40999") })).To(Succeed())
 		serve := func(name string, reset bool) netip.AddrPort {
 			ns, address := w.pod(name)
-			var listener net.Listener
-			Expect(ns.Do(func() (err error) {
-				listener, err = net.Listen("tcp", ":9090")
-				return err
-			})).To(Succeed())
-			DeferCleanup(listener.Close)
+			listener := listen(ns)
 			go closeAll(listener, reset)
 			return netip.AddrPortFrom(address.Addr(), 9090)
 		}

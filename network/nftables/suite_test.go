@@ -3,6 +3,7 @@ package nftables_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -74,6 +75,17 @@ func (w *world) pod(name string) (*netlab.Namespace, netip.AddrPort) {
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(server.Close)
 	return ns, netip.AddrPortFrom(attachment.Addresses[0], 8080)
+}
+
+// listen opens port 9090 in a pod.
+func listen(ns *netlab.Namespace) (listener net.Listener) {
+	GinkgoHelper()
+	Expect(ns.Do(func() (err error) {
+		listener, err = net.Listen("tcp", ":9090")
+		return err
+	})).To(Succeed())
+	DeferCleanup(listener.Close)
+	return listener
 }
 
 func (w *world) apply(changes spec.Changes) {

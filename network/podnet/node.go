@@ -29,6 +29,7 @@ func (m *Manager) setupNode(_ context.Context) error {
 		m.routeServices(),
 		m.ensureTable(),
 		m.forgetResets(),
+		m.rememberHalves(),
 		m.routePeers(),
 		m.sweepLinks(),
 	)
@@ -100,20 +101,27 @@ func (m *Manager) forwardUplink() error {
 	if err != nil || link == nil {
 		return err
 	}
-	return m.switchOn("ipv4/conf/" + link.Attrs().Name + "/forwarding")
+	return m.set("ipv4/conf/"+link.Attrs().Name+"/forwarding", "1")
 }
 
 // forgetResets makes the kernel forget a connection one second after the server has reset it, not ten. For
 // that long a new connection from the same port to the same service is sent where the old one went: a client
 // that makes some hundreds of connections a second uses each of its ports again within ten seconds, and the
 // pod may be gone by then. The table must be there, which brings the tracking of connections with it.
-func (m *Manager) forgetResets() error { return m.switchOn("netfilter/nf_conntrack_tcp_timeout_close") }
+func (m *Manager) forgetResets() error { return m.set("netfilter/nf_conntrack_tcp_timeout_close", "1") }
 
-// switchOn sets a sysctl of the node to 1. What it was before is written down first, for Cleanup.
-func (m *Manager) switchOn(key string) error {
+// rememberHalves makes the kernel remember for an hour, as kube-proxy does, a connection that one side has closed
+// and the other has not: a client that has sent its request and nothing more may wait for the answer longer than a
+// minute, after which what the server sends would not be translated any more.
+func (m *Manager) rememberHalves() error {
+	return m.set("netfilter/nf_conntrack_tcp_timeout_close_wait", "3600")
+}
+
+// set sets a sysctl of the node. What it was before is written down first, for Cleanup.
+func (m *Manager) set(key, wanted string) error {
 	return m.ns.Do(func() error {
 		value, err := kernel.ReadSysctl(key)
-		if err != nil || value == "1" {
+		if err != nil || value == wanted {
 			return err
 		}
 		before := map[string]string{}
@@ -128,7 +136,7 @@ func (m *Manager) switchOn(key string) error {
 		if err := os.WriteFile(m.sysctlFile(), content, 0o600); err != nil {
 			return fmt.Errorf("remembering sysctls: %w", err)
 		}
-		return kernel.WriteSysctl(key, "1")
+		return kernel.WriteSysctl(key, wanted)
 	})
 }
 

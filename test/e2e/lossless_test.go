@@ -3,12 +3,15 @@ package e2e_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/component-base/metrics/testutil"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
@@ -19,13 +22,21 @@ import (
 )
 
 const (
-	// workers of each kind, which ask fourteen times a second each.
-	workers = 24
+	// workers of each kind, which ask fourteen times a second each: in a pod, and outside.
+	workers, outsiders = 24, 4
 	// leastRate is what the load must come to for the proof to mean something, in requests a second.
 	leastRate = 500
 )
 
-const steady = load.Application + `# Nothing may be missing at any time: only a surge lets a drain go on.
+const steady = load.Application + `apiVersion: core.drayage.dev/v1
+kind: Service
+metadata: {name: edge}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+---
+# Nothing may be missing at any time: only a surge lets a drain go on.
 apiVersion: policy.drayage.dev/v1
 kind: PodDisruptionBudget
 metadata: {name: web}
@@ -46,7 +57,7 @@ var _ = Describe("requests under steady load", func() {
 		})
 		namespace := newNamespace(ctx, many)
 		webLabels := labels.Set{"app": "web"}
-		apply(ctx, many, namespace, steady+"---\n"+strings.NewReplacer("NAME", "client", "NODE", "n1", "mesh", "client").Replace(member))
+		apply(ctx, many, namespace, steady+"---\n"+strings.NewReplacer("on-NODE", "client", "NODE", "n1", "mesh", "client").Replace(member))
 		available(ctx, many, namespace, "web")
 		caller := readyPods(ctx, many, namespace, labels.Set{"app": "client"}, 1)[0]
 		from, err := many.Nodes[0].PodNamespace(caller.UID)
@@ -54,6 +65,15 @@ var _ = Describe("requests under steady load", func() {
 		DeferCleanup(from.Close)
 		service := &dcorev1.Service{}
 		Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, service)).To(Succeed())
+		outside, err := many.NewOutside()
+		Expect(err).NotTo(HaveOccurred())
+		edge := &dcorev1.Service{}
+		Eventually(func(g Gomega) {
+			g.Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "edge"}, edge)).To(Succeed())
+			g.Expect(edge.Spec.Ports[0].NodePort).NotTo(BeZero())
+		}).Should(Succeed())
+		gate := at(many.Nodes[0].Address, edge.Spec.Ports[0].NodePort)
+		Eventually(reached(outside.Namespace, "tcp", gate)).ShouldNot(BeEmpty())
 		scale := func(n int) {
 			GinkgoHelper()
 			_, err := many.Kubectl(ctx, "scale", "ddeploy/web", fmt.Sprintf("--replicas=%d", n), "-n", namespace)
@@ -64,9 +84,11 @@ var _ = Describe("requests under steady load", func() {
 
 		chronicle(ctx, many, namespace)
 		l := load.Start(from.DialContext, "http://"+service.Spec.ClusterIP+"/", workers)
+		ofOutside := load.Start(outside.DialContext, "http://"+gate+"/", outsiders)
 		now := func(phase string) {
 			By(phase)
 			l.Now(phase)
+			ofOutside.Now(phase)
 		}
 		for i := range 10 {
 			now(fmt.Sprintf("rolling update %d", i+1))
@@ -86,8 +108,11 @@ var _ = Describe("requests under steady load", func() {
 			Expect(many.Client.Delete(ctx, &pod)).To(Succeed())
 		}
 		readyPods(ctx, many, namespace, webLabels, 10)
+		Eventually(func() int { return len(allOf(ctx, many, namespace, webLabels)) }).Should(Equal(10))
+		var waits withdrawals
 		for _, node := range many.Nodes {
 			now("restarting the agent of " + node.Name)
+			waits.add(node)
 			Expect(node.Agent.Restart()).To(Succeed())
 			// The Node says Ready all the while: the agent is back when it serves logs.
 			for _, pod := range pods(ctx, many, namespace, webLabels) {
@@ -101,12 +126,66 @@ var _ = Describe("requests under steady load", func() {
 		}
 		now("scaling to 2 after all")
 		scale(2)
-		result := l.End()
+		result, others := l.End(), ofOutside.End()
+		for _, node := range many.Nodes {
+			waits.add(node)
+		}
+		AddReportEntry(fmt.Sprintf("%d pods waited for the proxies, %.3f s each, at most %s s; %d without avail",
+			waits.acknowledged, waits.seconds/float64(waits.acknowledged), waits.slowest(), waits.expired))
+		Expect(waits.expired).To(BeZero(), "it is the acknowledgement that loses nothing, not the time that passes")
+		// Each update ends four, scaling down eight, two times.
+		Expect(waits.acknowledged).To(BeNumerically(">=", 10*4+8+3+8))
 		AddReportEntry(fmt.Sprintf("%d requests, %.0f a second, %d lost", result.Sent, result.Rate, result.Lost))
+		AddReportEntry(fmt.Sprintf("%d requests to a node port, %.0f a second, %d lost", others.Sent, others.Rate, others.Lost))
 		Expect(result.Failures()).To(BeEmpty(), "of %d requests", result.Sent)
-		Expect(result.Rate).To(BeNumerically(">=", leastRate), "requests a second")
+		Expect(others.Failures()).To(BeEmpty(), "of %d requests from outside", others.Sent)
+		Expect(result.Rate+others.Rate).To(BeNumerically(">=", leastRate), "requests a second")
 	}, SpecTimeout(10*time.Minute))
 })
+
+// withdrawals adds up how ending pods waited for the service proxies, over agents that count from their start on.
+type withdrawals struct {
+	acknowledged, expired uint64
+	// seconds is how long the acknowledged ones waited together; within counts them by the bounds of the histogram.
+	seconds float64
+	within  map[float64]uint64
+}
+
+// add adds what the agent of a node has counted since it was started.
+func (w *withdrawals) add(node *cluster.Node) {
+	GinkgoHelper()
+	scraped, err := tryGet(node, "http://127.0.0.1:10351/metrics")
+	Expect(err).NotTo(HaveOccurred())
+	found, err := testutil.TextToMetricFamilies(strings.NewReader(scraped))
+	Expect(err).NotTo(HaveOccurred())
+	family := found["drayage_agent_withdrawal_duration_seconds"]
+	Expect(family.GetMetric()).To(HaveLen(2))
+	if w.within == nil {
+		w.within = map[float64]uint64{}
+	}
+	for _, metric := range family.GetMetric() {
+		histogram := metric.GetHistogram()
+		if metric.GetLabel()[0].GetValue() == "expired" {
+			w.expired += histogram.GetSampleCount()
+			continue
+		}
+		w.acknowledged += histogram.GetSampleCount()
+		w.seconds += histogram.GetSampleSum()
+		for _, bucket := range histogram.GetBucket() {
+			w.within[bucket.GetUpperBound()] += bucket.GetCumulativeCount()
+		}
+	}
+}
+
+// slowest is the least bound of the histogram that every acknowledged wait kept.
+func (w *withdrawals) slowest() string {
+	for _, bound := range slices.Sorted(maps.Keys(w.within)) {
+		if w.within[bound] == w.acknowledged {
+			return fmt.Sprint(bound)
+		}
+	}
+	return "?"
+}
 
 // drain drains a node and takes it back into service. All the while, no replica may be missing.
 func drain(ctx context.Context, on *cluster.Cluster, namespace, node string) {

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"strings"
@@ -24,7 +23,7 @@ const gracePeriod = 15 * time.Second
 const member = `
 apiVersion: core.drayage.dev/v1
 kind: Pod
-metadata: {name: NAME, labels: {app: mesh}}
+metadata: {name: on-NODE, labels: {app: mesh}}
 spec:
   nodeSelector: {kubernetes.io/hostname: NODE}
   terminationGracePeriodSeconds: 5
@@ -65,75 +64,34 @@ spec:
 
 // Two nodes share a link, the third is behind a router: so both kinds of ways are used.
 var _ = Describe("several nodes", Ordered, func() {
-	var (
-		many      *cluster.Cluster
-		namespace string
-		members   map[string]dcorev1.Pod // by node
-		service   *dcorev1.Service
-	)
+	m := &mesh{namespace: "mesh"}
+	var service *dcorev1.Service
 	meshLabels := labels.Set{"app": "mesh"}
 
 	BeforeAll(func(ctx SpecContext) {
-		var err error
-		many, err = cluster.Start(ctx, cluster.Options{
-			Nodes: 3, Routed: 1, ManagerArgs: []string{"--node-monitor-grace-period=" + gracePeriod.String()},
-		})
-		Expect(err).NotTo(HaveOccurred())
-		DeferCleanup(func() {
-			Expect(many.Close()).To(Succeed())
-			for _, node := range many.Nodes {
-				Expect(node.Leftovers()).To(BeEmpty())
-			}
-		})
-		object := &corev1.Namespace{}
-		object.Name, namespace = "mesh", "mesh"
-		Expect(many.Client.Create(ctx, object)).To(Succeed())
-		text := ""
-		for _, node := range many.Nodes {
-			text += strings.NewReplacer("NAME", "on-"+node.Name, "NODE", node.Name).Replace(member)
-		}
-		apply(ctx, many, namespace, text+meshServices)
-		members = map[string]dcorev1.Pod{}
-		for _, pod := range readyPods(ctx, many, namespace, meshLabels, 3) {
-			members[pod.Spec.NodeName] = pod
-		}
-		Expect(members).To(HaveLen(3))
-		service = &dcorev1.Service{}
-		Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "mesh"}, service)).To(Succeed())
+		m.start(ctx, cluster.Options{
+			// Shares of another size than usual, so that nobody counts on that.
+			Nodes: 3, Routed: 1, ManagerArgs: []string{"--node-monitor-grace-period=" + gracePeriod.String(), "--node-cidr-mask-size=26"},
+		}, member, meshServices, meshLabels)
+		service = m.service(ctx, "mesh")
 	}, NodeTimeout(4*time.Minute))
 
-	AfterEach(func(ctx SpecContext) {
-		if CurrentSpecReport().Failed() {
-			describe(ctx, many, namespace)
-			fmt.Fprintln(GinkgoWriter, many.Tails(40))
-			for _, node := range many.Nodes {
-				for _, argv := range [][]string{{"ip", "route"}, {"ip", "-d", "link", "show", "type", "vxlan"}, {"nft", "list", "ruleset"}} {
-					out, err := node.Exec(ctx, argv...)
-					fmt.Fprintln(GinkgoWriter, node.Name, argv, out, err)
-				}
-			}
-		}
-	})
+	AfterEach(m.dump)
 
-	type answer struct{ Pod, Client string }
-	parse := func(body string) (a answer, err error) {
-		err = json.Unmarshal([]byte(body), &a)
-		return a, err
-	}
-	// fromPod asks from inside the pod of a node.
+	// fromPod asks from inside the pod of a node, which resolves names.
 	fromPod := func(node *cluster.Node, target string) (answer, error) {
-		body, err := tryGet(node, "http://"+members[node.Name].Status.PodIP+":8080/fetch?url="+url.QueryEscape(target))
+		body, err := tryGet(node, "http://"+m.pods[node.Name].Status.PodIP+":8080/fetch?url="+url.QueryEscape(target))
 		if err != nil {
 			return answer{}, err
 		}
-		return parse(body)
+		return read([]byte(body))
 	}
 	fromNode := func(node *cluster.Node, target string) (answer, error) {
 		body, err := tryGet(node, target)
 		if err != nil {
 			return answer{}, err
 		}
-		return parse(body)
+		return read([]byte(body))
 	}
 	// reached asks often and returns who answered; an error ends it.
 	reached := func(ask func() (answer, error)) (map[string]bool, error) {
@@ -150,35 +108,70 @@ var _ = Describe("several nodes", Ordered, func() {
 	everybody := map[string]bool{"on-n1": true, "on-n2": true, "on-n3": true}
 
 	It("reach each other's pods, seen with their own addresses", func(ctx SpecContext) {
-		for _, from := range many.Nodes {
-			for _, to := range many.Nodes {
-				target := "http://" + members[to.Name].Status.PodIP + ":8080/"
+		for _, from := range m.Nodes {
+			for _, to := range m.Nodes {
+				target := "http://" + m.pods[to.Name].Status.PodIP + ":8080/"
 				a, err := fromPod(from, target)
 				Expect(err).NotTo(HaveOccurred(), "pod of %s to pod of %s", from.Name, to.Name)
 				Expect(a.Pod).To(Equal("on-" + to.Name))
-				Expect(a.Client).To(HavePrefix(members[from.Name].Status.PodIP + ":"))
+				Expect(a.Client).To(Equal(m.pods[from.Name].Status.PodIP))
 				a, err = fromNode(from, target)
 				Expect(err).NotTo(HaveOccurred(), "%s to pod of %s", from.Name, to.Name)
-				Expect(a.Client).To(HavePrefix(from.Address.String() + ":"))
+				Expect(a.Client).To(Equal(from.Address.String()))
 			}
 			node := &dcorev1.Node{}
-			Expect(many.Client.Get(ctx, client.ObjectKey{Name: from.Name}, node)).To(Succeed())
+			Expect(m.Client.Get(ctx, client.ObjectKey{Name: from.Name}, node)).To(Succeed())
 			Expect(node.Status.Conditions).To(ContainElement(And(
 				HaveField("Type", corev1.NodeNetworkUnavailable), HaveField("Status", corev1.ConditionFalse))))
 			Expect(node.Spec.Taints).To(BeEmpty())
+			Expect(node.Spec.PodCIDR).To(HaveSuffix("/26"))
 		}
 	}, SpecTimeout(5*time.Minute))
 
+	// dead expects that clients hear that an address cannot be reached. The kernel says so two or three times in a row to
+	// one client and every two seconds then, and a busy socket hears it when it has repeated its packet.
+	dead := func(address string, froms ...*cluster.Namespace) {
+		GinkgoHelper()
+		for _, from := range froms {
+			Eventually(func() error {
+				ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+				defer cancel()
+				_, err := from.DialContext(ctx, "tcp", address+":8080")
+				return err
+			}).Should(MatchError(ContainSubstring("no route to host")), "%s from %s", address, from.Name)
+		}
+	}
+
+	It("answer that the address of a pod that is gone cannot be reached, from everywhere", func(ctx SpecContext) {
+		for _, node := range m.Nodes {
+			apply(ctx, m.Cluster, m.namespace, strings.NewReplacer("on-NODE", "gone-"+node.Name, "NODE", node.Name, "mesh", "gone").Replace(member))
+		}
+		for _, pod := range readyPods(ctx, m.Cluster, m.namespace, labels.Set{"app": "gone"}, 3) {
+			Expect(refused(m.inPod["n1"], "tcp", pod.Status.PodIP+":8080")()).To(MatchError(pod.Name + " answers"))
+			Expect(m.Client.Delete(ctx, &pod)).To(Succeed())
+			Eventually(func() error { return m.Client.Get(ctx, client.ObjectKeyFromObject(&pod), &pod) }).Should(MatchError(ContainSubstring("not found")))
+			for _, node := range m.Nodes {
+				dead(pod.Status.PodIP, m.inPod[node.Name])
+				if node.Name != pod.Spec.NodeName {
+					dead(pod.Status.PodIP, node.Namespace)
+				}
+			}
+		}
+	}, SpecTimeout(2*time.Minute))
+
 	It("reach services by address, node port and name, from every pod and node", func(ctx SpecContext) {
-		for _, from := range many.Nodes {
+		for _, from := range m.Nodes {
 			targets := []string{"http://" + service.Spec.ClusterIP + "/"}
-			for _, node := range many.Nodes {
+			for _, node := range m.Nodes {
 				targets = append(targets, fmt.Sprintf("http://%s:%d/", node.Address, service.Spec.Ports[0].NodePort))
 			}
 			for _, target := range targets {
 				Expect(reached(func() (answer, error) { return fromNode(from, target) })).To(Equal(everybody), "%s to %s", from.Name, target)
 				Expect(reached(func() (answer, error) { return fromPod(from, target) })).To(Equal(everybody), "pod of %s to %s", from.Name, target)
 			}
+			a, err := fromPod(from, targets[0])
+			Expect(err).NotTo(HaveOccurred())
+			Expect(a).To(Or(HaveField("Client", m.pods[from.Name].Status.PodIP), HaveField("Pod", "on-"+from.Name)), "only to itself a pod comes as the node")
 			for _, name := range []string{"mesh", "mesh.mesh.svc.cluster.local"} {
 				Expect(reached(func() (answer, error) { return fromPod(from, "http://"+name+"/") })).To(Equal(everybody), "pod of %s to %s", from.Name, name)
 			}
@@ -186,30 +179,30 @@ var _ = Describe("several nodes", Ordered, func() {
 	}, SpecTimeout(2*time.Minute))
 
 	It("keep clients with affinity at their endpoint, wherever it is", func(ctx SpecContext) {
-		for _, from := range many.Nodes {
+		for _, from := range m.Nodes {
 			for _, ask := range []func(*cluster.Node, string) (answer, error){fromPod, fromNode} {
 				sticky := &dcorev1.Service{}
-				Expect(many.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "sticky"}, sticky)).To(Succeed())
+				Expect(m.Client.Get(ctx, client.ObjectKey{Namespace: m.namespace, Name: "sticky"}, sticky)).To(Succeed())
 				Expect(reached(func() (answer, error) { return ask(from, "http://"+sticky.Spec.ClusterIP+"/") })).To(HaveLen(1))
 			}
 		}
 	}, SpecTimeout(5*time.Minute))
 
 	It("stay on their node where the service says so, and reach its external address", func(ctx SpecContext) {
-		for _, from := range many.Nodes {
+		for _, from := range m.Nodes {
 			Expect(reached(func() (answer, error) { return fromPod(from, "http://near/") })).To(Equal(map[string]bool{"on-" + from.Name: true}))
 			Expect(reached(func() (answer, error) { return fromPod(from, "http://198.51.100.7/") })).To(Equal(everybody))
 		}
 	}, SpecTimeout(time.Minute))
 
 	It("restart their agents without a gap", func(ctx SpecContext) {
-		for _, node := range many.Nodes {
+		for _, node := range m.Nodes {
 			Expect(node.Agent.Restart()).To(Succeed())
 		}
 		deadline := time.Now().Add(3 * time.Second)
 		for time.Now().Before(deadline) {
-			for i, from := range many.Nodes {
-				_, err := fromPod(from, "http://"+members[many.Nodes[(i+2)%3].Name].Status.PodIP+":8080/")
+			for i, from := range m.Nodes {
+				_, err := fromPod(from, "http://"+m.pods[m.Nodes[(i+2)%3].Name].Status.PodIP+":8080/")
 				Expect(err).NotTo(HaveOccurred(), "from %s", from.Name)
 				_, err = fromPod(from, "http://"+service.Spec.ClusterIP+"/")
 				Expect(err).NotTo(HaveOccurred(), "from %s", from.Name)
@@ -227,7 +220,7 @@ var _ = Describe("several nodes", Ordered, func() {
 				others[name] = true
 			}
 		}
-		for _, from := range many.Nodes {
+		for _, from := range m.Nodes {
 			if from != lost {
 				Eventually(func() (map[string]bool, error) {
 					return reached(func() (answer, error) { return fromNode(from, "http://"+service.Spec.ClusterIP+"/") })
@@ -238,49 +231,51 @@ var _ = Describe("several nodes", Ordered, func() {
 	}
 	comesBack := func(ctx context.Context) {
 		GinkgoHelper()
-		for _, from := range many.Nodes {
+		for _, from := range m.Nodes {
 			Eventually(func() (map[string]bool, error) {
 				return reached(func() (answer, error) { return fromNode(from, "http://"+service.Spec.ClusterIP+"/") })
 			}).Should(Equal(everybody), "from %s", from.Name)
 		}
 	}
 	// The controller looks every five seconds; asking takes some, too.
-	soon := gracePeriod + 5*time.Second + 10*time.Second
+	soon := gracePeriod + 5*time.Second + 5*time.Second
 
 	It("go on without one that is cut off, and with it again", func(ctx SpecContext) {
-		lost := many.Nodes[2]
+		lost := m.Nodes[2]
 		Expect(lost.Partition()).To(Succeed())
 		took := leaves(lost)
 		AddReportEntry("endpoints of a partitioned node left the rules after", took)
 		Expect(took).To(BeNumerically("<", soon))
 		By("its own pods still reach it")
-		a, err := fromPod(lost, "http://"+members[lost.Name].Status.PodIP+":8080/")
+		a, err := fromPod(lost, "http://"+m.pods[lost.Name].Status.PodIP+":8080/")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(a.Pod).To(Equal("on-n3"))
 		Expect(lost.Heal()).To(Succeed())
 		comesBack(ctx)
-		for _, pod := range readyPods(ctx, many, namespace, meshLabels, 3) {
-			Expect(pod.UID).To(Equal(members[pod.Spec.NodeName].UID))
+		for _, pod := range readyPods(ctx, m.Cluster, m.namespace, meshLabels, 3) {
+			Expect(pod.UID).To(Equal(m.pods[pod.Spec.NodeName].UID))
 			Expect(pod.Status.ContainerStatuses[0].RestartCount).To(BeZero())
 		}
 	}, SpecTimeout(3*time.Minute))
 
 	It("go on without one that loses its power, and with it again after it has started from its disk", func(ctx SpecContext) {
-		lost := many.Nodes[1]
-		ran := members[lost.Name]
+		lost := m.Nodes[1]
+		ran := m.pods[lost.Name]
 		Expect(lost.PowerCut()).To(Succeed())
 		Expect(lost.Leftovers()).To(BeEmpty(), "a machine without power has no processes and no memory")
 		took := leaves(lost)
 		AddReportEntry("endpoints of a node without power left the rules after", took)
 		Expect(took).To(BeNumerically("<", soon))
+		By("whose pods' addresses cannot be reached, as who is on one link with it finds out in some seconds")
+		dead(ran.Status.PodIP, m.Nodes[0].Namespace, m.inPod["n1"])
 		Expect(lost.PowerOn(ctx)).To(Succeed())
-		for _, pod := range readyPods(ctx, many, namespace, meshLabels, 3) {
-			members[pod.Spec.NodeName] = pod
+		for _, pod := range readyPods(ctx, m.Cluster, m.namespace, meshLabels, 3) {
+			m.pods[pod.Spec.NodeName] = pod
 		}
 		comesBack(ctx)
 		By("the pod is the one that ran there, in a container that started after the power's return")
 		Expect(lost.WaitReady(ctx, time.Minute)).To(Succeed())
-		again := members[lost.Name]
+		again := m.pods[lost.Name]
 		Expect(again.UID).To(Equal(ran.UID))
 		before, after := ran.Status.ContainerStatuses[0], again.Status.ContainerStatuses[0]
 		Expect(after.ContainerID).NotTo(Equal(before.ContainerID))
@@ -288,7 +283,7 @@ var _ = Describe("several nodes", Ordered, func() {
 		Expect(after.LastTerminationState.Terminated).To(HaveValue(And(
 			HaveField("ContainerID", before.ContainerID), HaveField("ExitCode", Not(BeZero())))))
 		By("what it answers")
-		a, err := fromPod(many.Nodes[0], "http://"+again.Status.PodIP+":8080/")
+		a, err := fromPod(m.Nodes[0], "http://"+again.Status.PodIP+":8080/")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(a.Pod).To(Equal("on-" + lost.Name))
 	}, SpecTimeout(4*time.Minute))

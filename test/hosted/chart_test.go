@@ -31,7 +31,9 @@ var _ = Describe("the chart", func() {
 	DescribeTable("is sound to Helm", func(ctx SpecContext, binary string) {
 		out, err := helm(ctx, binary, "lint", "--strict", chart)
 		Expect(err).NotTo(HaveOccurred(), out)
-		for _, wrong := range []string{"manager.replica=3", "manager.replicas=0", "network.podCIDR=10.0.0.0", "leaderElection.leaseDuration=soon", "crds.keep=perhaps"} {
+		for _, wrong := range []string{"manager.replica=3", "manager.replicas=0", "network.podCIDR=10.0.0.0", "leaderElection.leaseDuration=soon", "crds.keep=perhaps",
+			"network.podCIDR=fd00::/48", "network.nodeCIDRMaskSize=31", "network.nodeCIDRMaskSize=15", "network.nodeCIDRMaskSize=28",
+			"network.stubDomains.corp={}", "network.stubDomains.corp={dns.example}", "network.stubDomains.corp=192.0.2.53"} {
 			out, err := helm(ctx, binary, "template", chart, "--set", wrong)
 			Expect(err).To(HaveOccurred(), "%s: %s", wrong, out)
 			Expect(out).To(ContainSubstring(strings.SplitN(strings.SplitN(wrong, "=", 2)[0], ".", 2)[0]), wrong)
@@ -81,6 +83,22 @@ var _ = Describe("the chart", func() {
 			"--set", "scheduler.configuration.apiVersion=kubescheduler.config.k8s.io/v1",
 			"--set", "scheduler.configuration.kind=KubeSchedulerConfiguration",
 			"--set", "manager.tolerations[0].operator=Exists", "--set", "manager.podAnnotations.a=b"),
+		Entry("with a size of nodes' shares and stub domains", func(objects []runtime.Object) {
+			arguments := map[string][]string{}
+			for _, object := range objects {
+				switch object := object.(type) {
+				case *appsv1.Deployment:
+					arguments[object.Name] = object.Spec.Template.Spec.Containers[0].Args
+				case *appsv1.DaemonSet:
+					arguments[object.Name] = object.Spec.Template.Spec.Containers[0].Args
+				}
+			}
+			Expect(arguments["drayage-manager"]).To(ContainElement("--node-cidr-mask-size=27"))
+			Expect(arguments["drayage-agent"]).To(ContainElements(
+				"--stub-domain=corp.example=192.0.2.53,192.0.2.54:5353", "--stub-domain=other.example=[2001:db8::53]:5353"))
+		},
+			"--set", "network.nodeCIDRMaskSize=27", "--set", `network.stubDomains.corp\.example={192.0.2.53,192.0.2.54:5353}`,
+			"--set", `network.stubDomains.other\.example={[2001:db8::53]:5353}`),
 		Entry("without the kinds", func(objects []runtime.Object) { Expect(crds(objects)).To(BeEmpty()) }, "--set", "crds.install=false"),
 	)
 })

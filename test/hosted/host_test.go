@@ -36,6 +36,8 @@ const (
 	gateway     = "172.30.97.254"
 	outsideIP   = "203.0.113.10"
 	outsideName = "shop.example."
+	// stubName is known to a DNS server that only the chart's stub domains name.
+	stubName = "shop.corp.example."
 
 	hostPods     = "10.244.0.0/16"
 	hostServices = "10.96.0.0/16"

@@ -86,17 +86,24 @@ func (h *host) startOutside() {
 	go func() { _ = server.Serve(web) }()
 	DeferCleanup(server.Close)
 
+	h.answerOutside("53", outsideName)
+	h.answerOutside("5353", stubName)
+}
+
+// answerOutside starts a DNS server of the outside that knows the web server by one name.
+func (h *host) answerOutside(port, name string) {
+	GinkgoHelper()
 	var socket net.PacketConn
 	Expect(h.outside.Do(func() (err error) {
-		socket, err = net.ListenPacket("udp", outsideIP+":53")
+		socket, err = net.ListenPacket("udp", net.JoinHostPort(outsideIP, port))
 		return err
 	})).To(Succeed())
 	names := &dns.Server{PacketConn: socket, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, request *dns.Msg) {
 		answer := new(dns.Msg).SetReply(request)
-		if question := request.Question[0]; question.Name != outsideName {
+		if question := request.Question[0]; question.Name != name {
 			answer.Rcode = dns.RcodeNameError
 		} else if question.Qtype == dns.TypeA {
-			answer.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: outsideName, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 30}, A: net.ParseIP(outsideIP)}}
+			answer.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 30}, A: net.ParseIP(outsideIP)}}
 		}
 		_ = w.WriteMsg(answer)
 	})}

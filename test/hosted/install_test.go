@@ -151,6 +151,7 @@ spec:
 func (h *host) install(ctx context.Context, helm string) {
 	GinkgoHelper()
 	Expect(h.run(ctx, helm, "install", "drayage", chart, "--namespace", namespace, "--create-namespace", "--wait", "--timeout", "4m",
+		"--set", "network.nodeCIDRMaskSize=26", "--set", `network.stubDomains.corp\.example={`+outsideIP+`:5353}`,
 		"--set", "image.repository="+product, "--set", "image.tag="+first)).Error().NotTo(HaveOccurred())
 	Eventually(func() error { return h.get("/apis/subresources.drayage.dev/v1alpha1") }).Should(Succeed())
 }

@@ -35,7 +35,7 @@ func specsOfNetwork() {
 			} {
 				Eventually(through(m, pod.Status.PodIP, target)).Should(ContainSubstring(`"image":"my-app:1.0"`), "%s from %s", target, pod.Name)
 			}
-			for _, target := range []string{"http://" + outsideIP + "/", "http://" + outsideName + "/"} {
+			for _, target := range []string{"http://" + outsideIP + "/", "http://" + outsideName + "/", "http://" + stubName + "/"} {
 				Eventually(through(m, pod.Status.PodIP, target)).Should(Equal("outside, asked by "+m.address), "%s from %s", target, pod.Name)
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -67,6 +69,7 @@ func specsOfSlot() {
 			Expect(h.api.Get(ctx, client.ObjectKey{Name: m.name}, node)).To(Succeed())
 			Expect(node.Status.Capacity.Cpu().String()).To(Equal("1"))
 			Expect(node.Status.Capacity.Memory().String()).To(Equal("2Gi"))
+			Expect(node.Spec.PodCIDR).To(HaveSuffix("/26"))
 			names := map[string]bool{}
 			for _, pid := range m.podProcesses(m.agent(ctx).UID) {
 				names[nameOf(pid)] = true
@@ -99,6 +102,10 @@ func specsOfSlot() {
 	},
 		Entry("when its pod is deleted", NodeTimeout(2*time.Minute), func(ctx context.Context, _ *machine, agent *corev1.Pod) {
 			Expect(h.api.Delete(ctx, agent)).To(Succeed())
+		}),
+		Entry("when its pod is evicted", NodeTimeout(2*time.Minute), func(ctx context.Context, _ *machine, agent *corev1.Pod) {
+			eviction := &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: agent.Namespace, Name: agent.Name}}
+			Expect(h.api.SubResource("eviction").Create(ctx, agent, eviction)).To(Succeed())
 		}),
 		Entry("when its pod is deleted by force", NodeTimeout(2*time.Minute), func(ctx context.Context, _ *machine, agent *corev1.Pod) {
 			Expect(h.api.Delete(ctx, agent, client.GracePeriodSeconds(0))).To(Succeed())

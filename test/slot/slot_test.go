@@ -39,7 +39,7 @@ func newPod(name, script string) *dcorev1.Pod {
 func get(ctx context.Context, pod *dcorev1.Pod) func() (*dcorev1.Pod, error) {
 	return func() (*dcorev1.Pod, error) {
 		found := &dcorev1.Pod{}
-		return found, m.client.Get(ctx, client.ObjectKeyFromObject(pod), found)
+		return found, m.Client.Get(ctx, client.ObjectKeyFromObject(pod), found)
 	}
 }
 
@@ -47,7 +47,7 @@ func ready(pod *dcorev1.Pod) bool { return podutil.IsPodReadyConditionTrue(pod.S
 
 // log returns what the pod's container has written, through the API server and the node.
 func log(ctx context.Context, pod *dcorev1.Pod) (string, error) {
-	client, err := discovery.NewDiscoveryClientForConfig(m.info.Admin)
+	client, err := discovery.NewDiscoveryClientForConfig(m.Info.Admin)
 	if err != nil {
 		return "", err
 	}
@@ -61,7 +61,7 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 	It("makes a node of its slot", func(ctx SpecContext) {
 		node := &dcorev1.Node{}
 		Eventually(func(g Gomega) {
-			g.Expect(m.client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
+			g.Expect(m.Client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
 			g.Expect(node.Status.Conditions).To(ContainElement(And(
 				HaveField("Type", corev1.NodeReady), HaveField("Status", corev1.ConditionTrue))), "%v", node.Status.Conditions)
 		}, 2*time.Minute).Should(Succeed())
@@ -75,7 +75,7 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 	It("runs containers beside its own pod, and serves their logs", func(ctx SpecContext) {
 		first.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("64"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 		first.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}
-		Expect(m.client.Create(ctx, first)).To(Succeed())
+		Expect(m.Client.Create(ctx, first)).To(Succeed())
 		Eventually(get(ctx, first)).Should(Satisfy(ready))
 		Expect(m.slot.Processes(m.slot.Root())).NotTo(BeEmpty())
 		for _, pid := range m.pods.Processes(m.pods.Root()) {
@@ -88,7 +88,7 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 
 	It("brings its container runtime along, which counts its sandboxes without harm", func(ctx SpecContext) {
 		node := &dcorev1.Node{}
-		Expect(m.client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
+		Expect(m.Client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
 		Expect(node.Status.NodeInfo.ContainerRuntimeVersion).To(HavePrefix("containerd://2."))
 		conn, err := grpc.NewClient("unix://"+filepath.Join(m.dir, "run/containerd/containerd.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 		Expect(err).NotTo(HaveOccurred())
@@ -111,7 +111,7 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 		Expect(m.slot.Processes(m.slot.Root())).To(ContainElements(processes))
 		m.startPod()
 		second := newPod("second", "while true; do sleep 0.1; done")
-		Expect(m.client.Create(ctx, second)).To(Succeed())
+		Expect(m.Client.Create(ctx, second)).To(Succeed())
 		Eventually(get(ctx, second)).Should(Satisfy(ready), "the new agent works")
 		Expect(get(ctx, first)()).To(HaveField("Status.ContainerStatuses", ConsistOf(And(
 			HaveField("ContainerID", before.Status.ContainerStatuses[0].ContainerID), HaveField("RestartCount", BeZero())))))
@@ -122,7 +122,7 @@ var _ = Describe("an agent that is a pod", Ordered, func() {
 	It("lets nobody take more memory than the slot has", func(ctx SpecContext) {
 		hog := newPod("hog", "x=aaaaaaaaaaaaaaaa; while true; do x=$x$x; done")
 		hog.Spec.RestartPolicy = corev1.RestartPolicyNever
-		Expect(m.client.Create(ctx, hog)).To(Succeed())
+		Expect(m.Client.Create(ctx, hog)).To(Succeed())
 		Eventually(get(ctx, hog), 2*time.Minute).Should(HaveField("Status.ContainerStatuses", ConsistOf(
 			HaveField("State.Terminated.ExitCode", BeEquivalentTo(137)))))
 		Expect(get(ctx, first)()).To(And(Satisfy(ready), HaveField("Status.ContainerStatuses", ConsistOf(HaveField("RestartCount", BeZero())))))

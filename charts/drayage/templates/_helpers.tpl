@@ -65,6 +65,22 @@ annotations:
 {{- end -}}
 {{- end }}
 
+{{- /* The size of a node's share of the pods' range, if the range has such shares and one has an address for each pod of a
+slot. A share's first and last address are no pod's. */ -}}
+{{- define "drayage.nodeCIDRMaskSize" -}}
+{{- $size := int (default 24 .Values.network.nodeCIDRMaskSize) -}}
+{{- if lt $size (int (last (splitList "/" .Values.network.podCIDR))) -}}
+{{- fail (printf "network.nodeCIDRMaskSize: the range network.podCIDR %s has no shares of /%d" .Values.network.podCIDR $size) -}}
+{{- end -}}
+{{- $pods := 1 -}}
+{{- range until (int (sub 32 $size)) }}{{ $pods = mul 2 $pods }}{{ end -}}
+{{- $pods = sub $pods 2 -}}
+{{- if gt (int .Values.agent.slot.pods) (int $pods) -}}
+{{- fail (printf "network.nodeCIDRMaskSize: a /%d has the addresses of %d pods, agent.slot.pods are %d" $size $pods (int .Values.agent.slot.pods)) -}}
+{{- end -}}
+{{- $size -}}
+{{- end }}
+
 {{- define "drayage.election" -}}
 - --leader-elect
 - --leader-elect-lease-duration={{ .Values.leaderElection.leaseDuration }}

@@ -18,15 +18,16 @@ import (
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/cmd/dray-agent/app"
+	"drayage.dev/test/single"
 )
 
 const loop = "while true; do sleep 0.1; done"
 
 func create(ctx context.Context, p *dcorev1.Pod) {
 	GinkgoHelper()
-	Expect(w.client.Create(ctx, p)).To(Succeed())
+	Expect(w.Client.Create(ctx, p)).To(Succeed())
 	DeferCleanup(func(ctx SpecContext) {
-		Expect(w.client.Delete(ctx, p)).To(Or(Succeed(), Satisfy(apierrors.IsNotFound)))
+		Expect(w.Client.Delete(ctx, p)).To(Or(Succeed(), Satisfy(apierrors.IsNotFound)))
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(time.Minute))
 }
@@ -45,7 +46,7 @@ var _ = Describe("a running node", func() {
 		Eventually(get(ctx, p)).Should(HaveField("Status.ContainerStatuses", ConsistOf(HaveField("RestartCount", BeNumerically(">=", 1)))))
 		events := &corev1.EventList{}
 		Eventually(func() []corev1.Event {
-			Expect(w.client.List(ctx, events)).To(Succeed())
+			Expect(w.Client.List(ctx, events)).To(Succeed())
 			return events.Items
 		}).Should(ContainElement(And(HaveField("InvolvedObject.UID", p.UID), HaveField("Reason", "Unhealthy"), HaveField("Message", ContainSubstring("Liveness")))))
 		Expect(events.Items).To(ContainElement(And(HaveField("InvolvedObject.APIVersion", "core.drayage.dev/v1"), HaveField("Reason", "Started"))))
@@ -72,7 +73,7 @@ var _ = Describe("a running node", func() {
 		p := pod("talks", shell("main", "echo hello from $HOSTNAME; sleep 0.5; exit 1"))
 		create(ctx, p)
 		Eventually(get(ctx, p)).Should(HaveField("Status.ContainerStatuses", ConsistOf(HaveField("RestartCount", BeNumerically(">=", 1)))))
-		clientset, err := kubernetes.NewForConfig(w.info.Admin)
+		clientset, err := kubernetes.NewForConfig(w.Info.Admin)
 		Expect(err).NotTo(HaveOccurred())
 		path := "/apis/subresources.drayage.dev/v1alpha1/namespaces/default/pods/talks/log"
 		Eventually(func() (string, error) {
@@ -96,9 +97,9 @@ var _ = Describe("a running node", func() {
 		Expect(err).NotTo(HaveOccurred())
 		pid, err := os.ReadFile(filepath.Join(config(w.dir).RunDir, "containerd", "containerd.pid"))
 		Expect(err).NotTo(HaveOccurred())
-		run("kill", "-9", string(pid[:len(pid)-1]))
+		Expect(single.Run("kill", "-9", string(pid[:len(pid)-1]))).To(Succeed())
 		Consistently(get(ctx, p), 5*time.Second).Should(HaveField("Status.ContainerStatuses", Equal(before.Status.ContainerStatuses)))
-		Expect(w.client.Delete(ctx, p)).To(Succeed())
+		Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(time.Minute))
 
@@ -135,7 +136,7 @@ var _ = Describe("a running node", func() {
 		for i := range 20 {
 			p := pod(fmt.Sprintf("many-%d", i), shell("main", "sleep 600"))
 			p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
-			Expect(w.client.Create(ctx, p)).To(Succeed())
+			Expect(w.Client.Create(ctx, p)).To(Succeed())
 			pods = append(pods, p)
 		}
 		for _, p := range pods {
@@ -144,7 +145,7 @@ var _ = Describe("a running node", func() {
 		GinkgoWriter.Printf("20 pods were Ready after %v\n", time.Since(began))
 		began = time.Now()
 		for _, p := range pods {
-			Expect(w.client.Delete(ctx, p)).To(Succeed())
+			Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		}
 		for _, p := range pods {
 			Eventually(func() error { _, err := get(ctx, p)(); return err }, time.Minute).Should(Satisfy(apierrors.IsNotFound))

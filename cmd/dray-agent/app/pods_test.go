@@ -32,7 +32,7 @@ func shell(name, script string) corev1.Container {
 func get(ctx context.Context, p *dcorev1.Pod) func() (*dcorev1.Pod, error) {
 	return func() (*dcorev1.Pod, error) {
 		found := &dcorev1.Pod{}
-		err := w.client.Get(ctx, client.ObjectKeyFromObject(p), found)
+		err := w.Client.Get(ctx, client.ObjectKeyFromObject(p), found)
 		return found, err
 	}
 }
@@ -43,7 +43,7 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 	It("registers and becomes Ready", func(ctx SpecContext) {
 		Eventually(func(g Gomega) {
 			node := &dcorev1.Node{}
-			g.Expect(w.client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
+			g.Expect(w.Client.Get(ctx, client.ObjectKey{Name: nodeName}, node)).To(Succeed())
 			g.Expect(node.Status.Conditions).To(ContainElement(And(
 				HaveField("Type", corev1.NodeReady), HaveField("Status", corev1.ConditionTrue))), "%v", node.Status.Conditions)
 			g.Expect(node.Status.Allocatable.Cpu().Value()).To(BeNumerically(">", 0))
@@ -53,7 +53,7 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 
 	It("runs a pod, keeps it through the agent's death, and leaves nothing of it", func(ctx SpecContext) {
 		p := pod("first", shell("main", "while true; do sleep 0.1; done"))
-		Expect(w.client.Create(ctx, p)).To(Succeed())
+		Expect(w.Client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(Satisfy(ready))
 		running, err := get(ctx, p)()
 		Expect(err).NotTo(HaveOccurred())
@@ -68,7 +68,7 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 		Consistently(get(ctx, p), 5*time.Second).Should(And(Satisfy(ready), HaveField("Status.ContainerStatuses", ConsistOf(And(
 			HaveField("ContainerID", id), HaveField("RestartCount", BeZero()))))))
 
-		Expect(w.client.Delete(ctx, p)).To(Succeed())
+		Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 		Expect(processesOf(string(p.UID))).To(BeEmpty())
 		Expect(filepath.Glob(filepath.Join(w.dir, "node/agent/pods", string(p.UID)))).To(BeEmpty())
@@ -89,7 +89,7 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 		p := pod("ordered", main)
 		p.Spec.InitContainers = []corev1.Container{first, second, sidecar}
 		p.Spec.Volumes = []corev1.Volume{{Name: "shared", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
-		Expect(w.client.Create(ctx, p)).To(Succeed())
+		Expect(w.Client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(Satisfy(ready))
 		Eventually(func() string {
 			logs, _ := filepath.Glob(filepath.Join(w.dir, "node/agent/logs/pods/*"+string(p.UID), "main", "0.log"))
@@ -104,7 +104,7 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 			return text
 		}).Should(Equal("first second sidecar main "))
 		Expect(get(ctx, p)()).To(HaveField("Status.Summary.Ready", "2/2"))
-		Expect(w.client.Delete(ctx, p)).To(Succeed())
+		Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(3*time.Minute))
 
@@ -113,55 +113,55 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "KEY", ValueFrom: &corev1.EnvVarSource{
 			ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "late"}, Key: "key"},
 		}}}
-		Expect(w.client.Create(ctx, p)).To(Succeed())
+		Expect(w.Client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(HaveField("Status.ContainerStatuses", ConsistOf(HaveField("State.Waiting", And(
 			HaveField("Reason", "CreateContainerConfigError"), HaveField("Message", ContainSubstring(`"late" not found`)))))))
-		Expect(w.client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "late"}, Data: map[string]string{"key": "value"}})).To(Succeed())
+		Expect(w.Client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "late"}, Data: map[string]string{"key": "value"}})).To(Succeed())
 		Eventually(get(ctx, p)).Should(Satisfy(ready))
-		Expect(w.client.Delete(ctx, p)).To(Succeed())
+		Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(3*time.Minute))
 
 	It("completes a pod, and restarts one that fails with back-off", func(ctx SpecContext) {
 		completes := pod("completes", shell("main", "echo done > /dev/termination-log"))
 		completes.Spec.RestartPolicy = corev1.RestartPolicyNever
-		Expect(w.client.Create(ctx, completes)).To(Succeed())
+		Expect(w.Client.Create(ctx, completes)).To(Succeed())
 		Eventually(get(ctx, completes)).Should(And(
 			HaveField("Status.Phase", corev1.PodSucceeded), HaveField("Status.Summary.Status", "Completed"),
 			HaveField("Status.ContainerStatuses", ConsistOf(HaveField("State.Terminated.Message", "done\n")))))
 		Eventually(func() []string { return processesOf(string(completes.UID)) }).Should(BeEmpty())
 
 		fails := pod("fails", shell("main", "exit 7"))
-		Expect(w.client.Create(ctx, fails)).To(Succeed())
+		Expect(w.Client.Create(ctx, fails)).To(Succeed())
 		Eventually(get(ctx, fails)).Should(HaveField("Status.ContainerStatuses", ConsistOf(And(
 			HaveField("RestartCount", BeNumerically(">=", 1)), HaveField("State.Waiting.Reason", "CrashLoopBackOff"),
 			HaveField("LastTerminationState.Terminated.ExitCode", BeEquivalentTo(7))))))
 		Expect(get(ctx, fails)()).To(HaveField("Status.Summary.Status", "CrashLoopBackOff"))
 		for _, p := range []*dcorev1.Pod{completes, fails} {
-			Expect(w.client.Delete(ctx, p)).To(Succeed())
+			Expect(w.Client.Delete(ctx, p)).To(Succeed())
 			Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 		}
 	}, NodeTimeout(3*time.Minute))
 
 	It("says that an image does not exist", func(ctx SpecContext) {
 		p := pod("no-image", corev1.Container{Name: "main", Image: "no-such-image:1"})
-		Expect(w.client.Create(ctx, p)).To(Succeed())
+		Expect(w.Client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(HaveField("Status.ContainerStatuses", ConsistOf(HaveField("State.Waiting", And(
 			HaveField("Reason", BeElementOf("ErrImagePull", "ImagePullBackOff")), HaveField("Message", ContainSubstring("no-such-image")))))))
-		Expect(w.client.Delete(ctx, p)).To(Succeed())
+		Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(2*time.Minute))
 
 	It("kills what the API does not know any more", func(ctx SpecContext) {
 		p := pod("forced", shell("main", "while true; do sleep 0.1; done"))
-		Expect(w.client.Create(ctx, p)).To(Succeed())
+		Expect(w.Client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(Satisfy(ready))
 		w.killAgent()
-		Expect(w.client.Delete(ctx, p)).To(Succeed())
+		Expect(w.Client.Delete(ctx, p)).To(Succeed())
 		stuck, err := get(ctx, p)()
 		Expect(err).NotTo(HaveOccurred())
 		stuck.Finalizers = nil
-		Expect(w.client.Update(ctx, stuck)).To(Succeed())
+		Expect(w.Client.Update(ctx, stuck)).To(Succeed())
 		Expect(processesOf(string(p.UID))).NotTo(BeEmpty())
 		w.startAgent()
 		Eventually(func() []string { return processesOf(string(p.UID)) }).Should(BeEmpty())
@@ -170,12 +170,12 @@ var _ = Describe("a node", Ordered, ContinueOnFailure, func() {
 
 	It("stops in good order and goes on where it was", func(ctx SpecContext) {
 		p := pod("stays", shell("main", "while true; do sleep 0.1; done"))
-		Expect(w.client.Create(ctx, p)).To(Succeed())
+		Expect(w.Client.Create(ctx, p)).To(Succeed())
 		Eventually(get(ctx, p)).Should(Satisfy(ready))
 		w.stopAgent()
 		Expect(processesOf(string(p.UID))).NotTo(BeEmpty())
 		w.startAgent()
-		Expect(w.client.Delete(ctx, p, client.GracePeriodSeconds(1))).To(Succeed())
+		Expect(w.Client.Delete(ctx, p, client.GracePeriodSeconds(1))).To(Succeed())
 		Eventually(func() error { _, err := get(ctx, p)(); return err }).Should(Satisfy(apierrors.IsNotFound))
 	}, NodeTimeout(3*time.Minute))
 })

@@ -16,23 +16,18 @@ import (
 	"github.com/go-logr/logr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2/textlogger"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"drayage.dev/cmd/dray-agent/app"
-	"drayage.dev/cmd/dray/server"
 	"drayage.dev/controlplane"
 	"drayage.dev/controlplane/join"
-	"drayage.dev/internal/scheme"
-	"drayage.dev/test/images"
+	"drayage.dev/test/single"
 )
 
 // The specs run in a network namespace of their own, which leads nowhere: this binary starts itself again
 // inside one. The agent is this binary, too, as a process of its own, so that it can be killed.
 const (
-	insideVariable = "DRAYAGE_SPEC_INSIDE"
-	agentVariable  = "DRAYAGE_SPEC_AGENT"
+	agentVariable = "DRAYAGE_SPEC_AGENT"
 	// takeDownVariable makes the agent end everything when it stops.
 	takeDownVariable = "DRAYAGE_SPEC_TAKE_DOWN"
 
@@ -52,16 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestAgent(t *testing.T) {
-	if os.Getenv(insideVariable) == "" {
-		if os.Geteuid() != 0 {
-			t.Fatal("these specs run containers: they need root")
-		}
-		cmd := exec.Command("unshare", append([]string{"--net", os.Args[0]}, os.Args[1:]...)...)
-		cmd.Env = append(os.Environ(), insideVariable+"=1")
-		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		if err := cmd.Run(); err != nil {
-			t.Fatal(err)
-		}
+	if !single.Inside(t, "--net") {
 		return
 	}
 	RegisterFailHandler(Fail)
@@ -111,39 +97,27 @@ func runAgent(dir string) error {
 
 // world is a control plane with its controllers and scheduler, and the directory of one node.
 type world struct {
-	dir    string
-	client client.WithWatch
-	info   controlplane.Info
-	agent  *exec.Cmd
+	dir string
+	*single.Server
+	agent *exec.Cmd
 }
 
 var w *world
 
-func run(argv ...string) {
-	GinkgoHelper()
-	output, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-	Expect(err).NotTo(HaveOccurred(), "%s: %s", strings.Join(argv, " "), output)
-}
-
 var _ = BeforeSuite(func(ctx SpecContext) {
-	run("ip", "link", "set", "lo", "up")
-	run("ip", "link", "add", "uplink", "type", "veth", "peer", "name", "nowhere")
-	run("ip", "link", "set", "nowhere", "up")
-	run("ip", "address", "add", nodeAddress+"/24", "dev", "uplink")
-	run("ip", "link", "set", "uplink", "up")
+	Expect(single.Uplink(nodeAddress)).To(Succeed())
 	dir, err := os.MkdirTemp("/tmp", "drayage-agent-")
 	Expect(err).NotTo(HaveOccurred())
 	w = &world{dir: dir}
-	run("go", "build", "-o", filepath.Join(dir, "bin")+"/", "drayage.dev/cmd/dray-cni", "drayage.dev/cmd/dray-dns")
-	w.startServer()
-	built, err := images.Build(ctx)
+	Expect(single.Run("go", "build", "-o", filepath.Join(dir, "bin")+"/", "drayage.dev/cmd/dray-cni", "drayage.dev/cmd/dray-dns")).To(Succeed())
+	w.Server, err = single.Serve(dir, nodeAddress, controlplane.Config{})
 	Expect(err).NotTo(HaveOccurred())
-	registry, err := images.NewRegistry(ctx, built)
+	DeferCleanup(w.Stop)
+	token, err := os.ReadFile(w.Info.TokenFile)
 	Expect(err).NotTo(HaveOccurred())
-	listener, err := net.Listen("tcp", "127.0.0.1:5000")
-	Expect(err).NotTo(HaveOccurred())
-	go func() { _ = registry.Serve(listener) }()
-	Expect(images.WriteHosts(filepath.Join(config(dir).DataDir, "agent", "containerd", "certs.d"), "127.0.0.1:5000")).To(Succeed())
+	Expect(os.WriteFile(filepath.Join(dir, "token"), token, 0o600)).To(Succeed())
+	Expect(os.WriteFile(filepath.Join(dir, "url"), []byte(w.Info.URL), 0o600)).To(Succeed())
+	Expect(single.Registry(ctx, filepath.Join(config(dir).DataDir, "agent", "containerd", "certs.d"))).To(Succeed())
 	w.startAgent()
 }, NodeTimeout(4*time.Minute))
 
@@ -165,45 +139,10 @@ var _ = AfterSuite(func(ctx SpecContext) {
 
 var _ = ReportAfterEach(func(report SpecReport) {
 	if report.Failed() && w != nil {
-		log, _ := os.ReadFile(filepath.Join(w.dir, "agent.log"))
-		fmt.Fprintf(GinkgoWriter, "agent's log, from the end:\n%s\n", log[max(0, len(log)-8000):])
-		log, _ = os.ReadFile(filepath.Join(w.dir, "node/agent/containerd/containerd.log"))
-		fmt.Fprintf(GinkgoWriter, "containerd's log, from the end:\n%s\n", log[max(0, len(log)-3000):])
+		fmt.Fprintf(GinkgoWriter, "agent's log, from the end:\n%s\n", single.Tail(filepath.Join(w.dir, "agent.log"), 8000))
+		fmt.Fprintf(GinkgoWriter, "containerd's log, from the end:\n%s\n", single.Tail(filepath.Join(w.dir, "node/agent/containerd/containerd.log"), 3000))
 	}
 })
-
-func (w *world) startServer() {
-	GinkgoHelper()
-	listener, err := net.Listen("tcp", nodeAddress+":0")
-	Expect(err).NotTo(HaveOccurred())
-	ready, done := make(chan controlplane.Info, 1), make(chan error, 1)
-	ctx, stop := context.WithCancel(context.Background())
-	go func() {
-		done <- server.Run(ctx, server.Config{ControlPlane: controlplane.Config{
-			DataDir: filepath.Join(w.dir, "server"), Listener: listener, Ephemeral: true,
-			Ready: func(info controlplane.Info) { ready <- info },
-		}})
-	}()
-	DeferCleanup(func() {
-		stop()
-		Eventually(done, time.Minute).Should(Receive(BeNil()))
-	})
-	select {
-	case w.info = <-ready:
-	case err := <-done:
-		Fail(fmt.Sprintf("the control plane ended: %v", err))
-	case <-time.After(2 * time.Minute):
-		Fail("the control plane is not ready")
-	}
-	admin := rest.CopyConfig(w.info.Admin)
-	admin.QPS = -1
-	w.client, err = client.NewWithWatch(admin, client.Options{Scheme: scheme.New()})
-	Expect(err).NotTo(HaveOccurred())
-	token, err := os.ReadFile(w.info.TokenFile)
-	Expect(err).NotTo(HaveOccurred())
-	Expect(os.WriteFile(filepath.Join(w.dir, "token"), token, 0o600)).To(Succeed())
-	Expect(os.WriteFile(filepath.Join(w.dir, "url"), []byte(w.info.URL), 0o600)).To(Succeed())
-}
 
 func (w *world) startAgent(environment ...string) {
 	GinkgoHelper()

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,13 +73,10 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := logs.Apply(); err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(command.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			garbage.Pace(ctx, collecting)
-			return Run(ctx, config)
+			return logs.Run(command.Context(), func(ctx context.Context) error {
+				garbage.Pace(ctx, collecting)
+				return Run(ctx, config)
+			})
 		},
 	}
 	flags := command.Flags()
