@@ -2,6 +2,7 @@ package controlplane_test
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -119,5 +120,20 @@ var _ = Describe("the control plane's housekeeping", Ordered, func() {
 			_, err := whoAmI()
 			return apierrors.IsUnauthorized(err)
 		}, 30*time.Second, 200*time.Millisecond).Should(BeTrue(), "the token outlives its pod only in the authenticator's cache")
+	})
+
+	It("knows the token of an account that was made just now", func(ctx context.Context) {
+		namespace(ctx, "hurry")
+		accounts := clientset(e.Config).CoreV1().ServiceAccounts("hurry")
+		for i := range 30 { // each time the watch of accounts is a little behind
+			account, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("account-", i)}}, metav1.CreateOptions{})
+			Expect(err).NotTo(HaveOccurred())
+			token, err := accounts.CreateToken(ctx, account.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+			Expect(err).NotTo(HaveOccurred())
+			review, err := clientset(e.Config).AuthenticationV1().TokenReviews().Create(ctx,
+				&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token.Status.Token}}, metav1.CreateOptions{})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(review.Status.Authenticated).To(BeTrue(), review.Status.Error)
+		}
 	})
 })

@@ -14,6 +14,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	serverstorage "k8s.io/apiserver/pkg/server/storage"
 	"k8s.io/client-go/informers"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	clientrest "k8s.io/client-go/rest"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -31,18 +32,23 @@ import (
 // boundObjects finds the pods and nodes that service-account tokens are bound to. Upstream's generic
 // control plane knows none and refuses such tokens; ours are Drayage's.
 type boundObjects struct {
-	// client is set once the API server is assembled, before it serves.
+	// client reads Drayage's kinds, core Kubernetes' own. They are set once the API server is assembled, before it serves.
 	client clientrest.Interface
+	core   corev1client.CoreV1Interface
 }
 
 // connect gives the lookup its connection.
 func (b *boundObjects) connect(loopback *clientrest.Config) error {
 	config := clientrest.CopyConfig(loopback)
 	config.QPS = -1
+	core, err := corev1client.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	b.core = core
 	config.APIPath, config.GroupVersion, config.ContentType = "/apis", &dcorev1.GroupVersion, runtime.ContentTypeJSON
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme.New()).WithoutConversion()
-	client, err := clientrest.RESTClientFor(config)
-	b.client = client
+	b.client, err = clientrest.RESTClientFor(config)
 	return err
 }
 
@@ -58,7 +64,8 @@ func (b *boundObjects) node(ctx context.Context, name string) (*corev1.Node, err
 	return upstream.Node(node), err
 }
 
-// tokenGetter tells the token authenticator whether what a token is bound to is still there.
+// tokenGetter tells the token authenticator whether what a token is bound to is still there. As upstream's, it asks for what the
+// listers do not know: that may have been made just now.
 type tokenGetter struct {
 	bound    *boundObjects
 	secrets  corelisters.SecretLister
@@ -69,12 +76,18 @@ func (b *boundObjects) tokenGetter(factory informers.SharedInformerFactory) serv
 	return tokenGetter{bound: b, secrets: factory.Core().V1().Secrets().Lister(), accounts: factory.Core().V1().ServiceAccounts().Lister()}
 }
 
-func (g tokenGetter) GetServiceAccount(_ context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
-	return g.accounts.ServiceAccounts(namespace).Get(name)
+func (g tokenGetter) GetServiceAccount(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	if account, err := g.accounts.ServiceAccounts(namespace).Get(name); err == nil {
+		return account, nil
+	}
+	return g.bound.core.ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
-func (g tokenGetter) GetSecret(_ context.Context, namespace, name string) (*corev1.Secret, error) {
-	return g.secrets.Secrets(namespace).Get(name)
+func (g tokenGetter) GetSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	if secret, err := g.secrets.Secrets(namespace).Get(name); err == nil {
+		return secret, nil
+	}
+	return g.bound.core.Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
 func (g tokenGetter) GetPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
