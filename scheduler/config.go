@@ -83,7 +83,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.RESTConfig.QPS = -1
 	}
 	if c.AgentPatience == 0 {
-		c.AgentPatience = defaultAgentPatience
+		c.AgentPatience = DefaultAgentPatience
 	}
 	if c.Configuration == nil {
 		configuration, err := decodeConfiguration(profiles, "profiles.yaml")

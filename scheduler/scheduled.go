@@ -16,8 +16,8 @@ import (
 // scheduledWorkers is how many conditions are written at a time.
 const scheduledWorkers = 8
 
-// defaultAgentPatience is Config.AgentPatience where it is not set: agents write within a second, also busy ones.
-const defaultAgentPatience = 10 * time.Second
+// DefaultAgentPatience is Config.AgentPatience where it is not set: agents write within a second, also busy ones.
+const DefaultAgentPatience = 10 * time.Second
 
 // scheduled sets PodScheduled=True, and clears the nomination, on pods that have a node. It looks at
 // what is, not at what this process has bound, so that a crash between the two writes loses nothing and

@@ -95,7 +95,9 @@ func (s *side) scheduleOurs() (err error) {
 	address := freeAddress()
 	s.metricsURL = "http://" + address + "/metrics"
 	s.scheduler, err = s.run("scheduler", binary("dray-scheduler"), "--listen-address="+address,
-		"--kubeconfig="+filepath.Join(s.dir, "state/server/kubeconfig/scheduler.conf"))
+		"--kubeconfig="+filepath.Join(s.dir, "state/server/kubeconfig/scheduler.conf"),
+		// No agent is here, whose first report would spare the scheduler a second write of each pod.
+		"--agent-patience="+workloadPatience.String())
 	return err
 }
 

@@ -38,6 +38,9 @@ type Config struct {
 	ConfigFile string
 	// OneByOne turns the fast path off.
 	OneByOne bool
+	// AgentPatience is how long the agent of a pod's node may take to report the pod as scheduled before the scheduler does.
+	// The scheduler's default when zero.
+	AgentPatience time.Duration
 	// LeaderElect lets one of several processes schedule and the others stand by.
 	LeaderElect bool
 	// LeaseNamespace is where the leader's Lease lives.
@@ -83,6 +86,7 @@ parallelism and backoffs are used. Its leaderElection and clientConnection are n
 	flags.StringVar(&config.Kubeconfig, "kubeconfig", "", "kubeconfig file of the API server (default: the pod's service account)")
 	flags.StringVar(&config.ConfigFile, "config", "", "KubeSchedulerConfiguration file (default: kube-scheduler's defaults)")
 	flags.BoolVar(&config.OneByOne, "one-by-one", false, "evaluate nodes for every pod anew, without the fast path for alike pods: the same decisions, slowly")
+	flags.DurationVar(&config.AgentPatience, "agent-patience", scheduler.DefaultAgentPatience, "how long the agent of a pod's node may take to report the pod as scheduled before the scheduler writes that, one more write per pod")
 	flags.BoolVar(&config.LeaderElect, "leader-elect", false, "schedule only while holding the Lease "+leaseName+"; needed when several run")
 	flags.StringVar(&config.LeaseNamespace, "leader-elect-namespace", "drayage-system", "namespace of the Lease")
 	config.defaultElection()
@@ -102,7 +106,7 @@ func Run(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
-	schedulerConfig := scheduler.Config{RESTConfig: rest.AddUserAgent(restConfig, "dray-scheduler"), OneByOne: config.OneByOne}
+	schedulerConfig := scheduler.Config{RESTConfig: rest.AddUserAgent(restConfig, "dray-scheduler"), OneByOne: config.OneByOne, AgentPatience: config.AgentPatience}
 	if config.ConfigFile != "" {
 		if schedulerConfig.Configuration, err = scheduler.LoadConfiguration(config.ConfigFile); err != nil {
 			return err
