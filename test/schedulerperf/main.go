@@ -87,8 +87,8 @@ func bench(ctx context.Context, options *options) error {
 				continue
 			}
 			results[name] = o
-			fmt.Fprintf(os.Stderr, "%s, %s: %d pods, %.0f pods/s (created in %.1fs of %.1fs), p50 %s, p99 %s, CPU per pod: scheduler %s, API server %s; %s in all\n",
-				w.name(), name, o.pods, o.rate(), o.created.Seconds(), o.elapsed.Seconds(),
+			fmt.Fprintf(os.Stderr, "%s, %s: %d pods, %.0f pods/s (created in %.1fs, bound in %.1fs, events written after %.1fs), p50 %s, p99 %s, CPU per pod: scheduler %s, API server %s; %s in all\n",
+				w.name(), name, o.pods, o.rate(), o.created.Seconds(), o.elapsed.Seconds(), o.told.Seconds(),
 				o.p50.Round(10*time.Microsecond), o.p99.Round(10*time.Microsecond), o.schedulerCPU, o.apiCPU, time.Since(start).Round(time.Second))
 		}
 		if ctx.Err() != nil {

@@ -31,8 +31,8 @@ const (
 // outcome is what a side makes of a workload.
 type outcome struct {
 	pods int
-	// created is how long creating the pods took, elapsed until the last one was bound.
-	created, elapsed time.Duration
+	// created is how long creating the pods took, elapsed until the last one was bound, told until the last event was written.
+	created, elapsed, told time.Duration
 	// p50 and p99 are of a successful attempt, from its start to the answer to its binding.
 	p50, p99 time.Duration
 	// cpu of the scheduler and of API server and etcd, per pod.
@@ -399,9 +399,11 @@ func (r *run) schedulePods(ctx context.Context, template *corev1.Pod, namespace 
 	}
 	o.elapsed = time.Since(r.first)
 	// The CPU of what tells of the pods counts, too.
-	if err := r.awaitEvents(ctx, namespace); err != nil {
+	last, err := r.awaitEvents(ctx, namespace)
+	if err != nil {
 		return nil, err
 	}
+	o.told = max(o.elapsed, last.Sub(r.first))
 	o.apiCPU = (cpu(r.api...) - r.apiCPU) / time.Duration(count)
 	o.schedulerCPU = (cpu(r.scheduler) - r.schedulerCPU) / time.Duration(count)
 	text, err := r.metrics(ctx)
@@ -415,12 +417,13 @@ func (r *run) schedulePods(ctx context.Context, template *corev1.Pod, namespace 
 // eventsPatience is how long no event has to come until all have. The API server's idle CPU meanwhile is that of some pods.
 const eventsPatience = time.Second
 
-// awaitEvents waits until no more events come.
-func (r *run) awaitEvents(ctx context.Context, namespace string) error {
-	for known, since := int64(-1), time.Now(); time.Since(since) < eventsPatience; {
+// awaitEvents waits until no more events come, and says when the last one was seen.
+func (r *run) awaitEvents(ctx context.Context, namespace string) (since time.Time, err error) {
+	known, since := int64(-1), time.Now()
+	for time.Since(since) < eventsPatience {
 		list, err := r.plain.EventsV1().Events(namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		if err != nil {
-			return fmt.Errorf("counting events: %w", err)
+			return since, fmt.Errorf("counting events: %w", err)
 		}
 		n := int64(len(list.Items))
 		if rest := list.RemainingItemCount; rest != nil {
@@ -430,10 +433,10 @@ func (r *run) awaitEvents(ctx context.Context, namespace string) error {
 			known, since = n, time.Now()
 		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return err
+			return since, err
 		}
 	}
-	return nil
+	return since, nil
 }
 
 // mark notes the start of what is measured.
