@@ -31,9 +31,9 @@ type pacer struct {
 }
 
 // Pace lets up to a sixteenth of the machine's memory, or its container's, and no more than four times what is in use, fill
-// with garbage while collections follow each other within busy, until there has been none for five times as long; then Go's
-// default holds again. As the memory in use nears half of that memory it is collected as often as it takes to stay below. It
-// works in the background until ctx ends. GOGC and GOMEMLIMIT in the environment prevail.
+// with garbage while collections follow each other within busy. Once there has been none for half a minute, what is free goes back to
+// the machine and Go's default holds again. As the memory in use nears half of that memory it is collected as often as it takes to
+// stay below. It works in the background until ctx ends. GOGC and GOMEMLIMIT in the environment prevail.
 func Pace(ctx context.Context, busy time.Duration) {
 	total := available(limitFiles)
 	if total == 0 {
@@ -43,7 +43,7 @@ func Pace(ctx context.Context, busy time.Duration) {
 		debug.SetMemoryLimit(total / 2)
 	}
 	if os.Getenv("GOGC") == "" {
-		p := pacer{room: total / part, every: 500 * time.Millisecond, busy: busy, calm: 5 * busy}
+		p := pacer{room: total / part, every: 500 * time.Millisecond, busy: busy, calm: 30 * time.Second}
 		go p.run(ctx)
 	}
 }
@@ -76,6 +76,9 @@ func (p *pacer) run(ctx context.Context) {
 			if wanted != percent {
 				percent = wanted
 				debug.SetGCPercent(percent)
+				if percent == usual {
+					debug.FreeOSMemory() // the next collection may be minutes away, and gives little back
+				}
 			}
 		}
 	}
