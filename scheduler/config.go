@@ -78,6 +78,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.RESTConfig == nil {
 		return c, fmt.Errorf("starting the scheduler: no API server is configured")
 	}
+	if c.AgentPatience < 0 {
+		return c, fmt.Errorf("starting the scheduler: agents cannot have %s to report a pod as scheduled: give them 0 (%s) or more", c.AgentPatience, DefaultAgentPatience)
+	}
 	c.RESTConfig = rest.CopyConfig(c.RESTConfig)
 	if c.RESTConfig.QPS == 0 && c.RESTConfig.RateLimiter == nil {
 		c.RESTConfig.QPS = -1

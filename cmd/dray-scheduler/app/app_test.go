@@ -186,6 +186,7 @@ var _ = Describe("the scheduler's process", Ordered, func() {
 		config.ConfigFile = file + ".none"
 		Expect(app.Run(ctx, config)).To(MatchError(ContainSubstring("reading the scheduler configuration")))
 		Expect(app.Run(ctx, app.Config{})).To(MatchError(ContainSubstring("--kubeconfig")))
+		Expect(app.Run(ctx, app.Config{RESTConfig: e.Config, AgentPatience: -time.Second})).To(MatchError(ContainSubstring("cannot have -1s")))
 	})
 })
 
