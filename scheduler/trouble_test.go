@@ -28,6 +28,7 @@ import (
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/scheduler"
+	"drayage.dev/test/changes"
 )
 
 var _ = Describe("no pod is lost, bound twice or stuck", func() {
@@ -226,7 +227,7 @@ func withPlugin(plugin string) *schedulerconfig.KubeSchedulerConfiguration {
 func watchBindings(ctx context.Context) (once func([]*dcorev1.Pod)) {
 	GinkgoHelper()
 	ctx, cancel := context.WithCancel(ctx)
-	events, err := admin.Watch(ctx, &dcorev1.PodList{}, client.InNamespace(namespace))
+	events, err := changes.Of(ctx, admin, &dcorev1.PodList{}, client.InNamespace(namespace))
 	Expect(err).NotTo(HaveOccurred())
 	var mu sync.Mutex
 	nodes := map[string][]string{}
@@ -236,9 +237,11 @@ func watchBindings(ctx context.Context) (once func([]*dcorev1.Pod)) {
 		return slices.Clone(nodes[pod])
 	}
 	go func() {
+		defer GinkgoRecover()
 		for event := range events.ResultChan() {
 			pod, ok := event.Object.(*dcorev1.Pod)
-			if !ok || event.Type == watch.Deleted || pod.Spec.NodeName == "" {
+			Expect(ok).To(BeTrue(), "%v", event.Object)
+			if event.Type == watch.Deleted || pod.Spec.NodeName == "" {
 				continue
 			}
 			mu.Lock()

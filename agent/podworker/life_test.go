@@ -21,6 +21,7 @@ import (
 	"drayage.dev/agent"
 	"drayage.dev/agent/metrics"
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/test/changes"
 )
 
 func ready(status dcorev1.PodStatus) bool { return podutil.IsPodReadyConditionTrue(status.PodStatus) }
@@ -47,7 +48,7 @@ var _ = Describe("a pod's life", func() {
 	})
 
 	It("is Ready after few writes", func(ctx context.Context) {
-		watch, err := apiClient.Watch(ctx, &dcorev1.PodList{}, client.MatchingFields{dcorev1.NodeNameField: m.name})
+		watch, err := changes.Of(ctx, apiClient, &dcorev1.PodList{}, client.MatchingFields{dcorev1.NodeNameField: m.name})
 		Expect(err).NotTo(HaveOccurred())
 		defer watch.Stop()
 		pod := m.pod("quick", nil)
@@ -278,7 +279,7 @@ var _ = Describe("a pod's end", func() {
 	})
 
 	It("tells how the containers ended before the object goes", func(ctx context.Context) {
-		watch, err := apiClient.Watch(ctx, &dcorev1.PodList{}, client.MatchingFields{dcorev1.NodeNameField: m.name})
+		watch, err := changes.Of(ctx, apiClient, &dcorev1.PodList{}, client.MatchingFields{dcorev1.NodeNameField: m.name})
 		Expect(err).NotTo(HaveOccurred())
 		defer watch.Stop()
 		pod := m.pod("told", nil)

@@ -16,6 +16,7 @@ import (
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/test/changes"
 )
 
 var _ = Describe("a Deployment", func() {
@@ -255,9 +256,7 @@ var _ = Describe("a Deployment", func() {
 func countPods(ctx context.Context, namespace string) func() (fewestReady, most int) {
 	GinkgoHelper()
 	var list dcorev1.PodList
-	Expect(api.List(ctx, &list, client.InNamespace(namespace))).To(Succeed())
-	watch, err := api.Watch(ctx, &dcorev1.PodList{}, client.InNamespace(namespace),
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	watch, err := changes.Of(ctx, api, &list, client.InNamespace(namespace))
 	Expect(err).NotTo(HaveOccurred())
 	pods := map[string]*dcorev1.Pod{}
 	for i := range list.Items {
@@ -266,11 +265,10 @@ func countPods(ctx context.Context, namespace string) func() (fewestReady, most 
 	fewestReady, most := len(pods), len(pods)
 	var wait sync.WaitGroup
 	wait.Go(func() {
+		defer GinkgoRecover()
 		for event := range watch.ResultChan() {
 			pod, ok := event.Object.(*dcorev1.Pod)
-			if !ok {
-				continue
-			}
+			Expect(ok).To(BeTrue(), "%v", event.Object)
 			pods[pod.Name] = pod
 			if event.Type == "DELETED" {
 				delete(pods, pod.Name)

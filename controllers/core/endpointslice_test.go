@@ -31,6 +31,7 @@ import (
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
 	"drayage.dev/controllers/core/endpointslice"
 	"drayage.dev/internal/upstream"
+	"drayage.dev/test/changes"
 )
 
 // pod builds a pod bound to a node, with a named port.
@@ -210,7 +211,7 @@ var _ = Describe("endpoints", func() {
 		create(ctx, s)
 		p := runPod(ctx, pod(namespace, "a", "web", node), "10.244.0.1", false)
 		Eventually(endpoints(ctx, s)).Should(HaveLen(1))
-		watch, err := api.Watch(ctx, &ddiscoveryv1.EndpointSliceList{}, client.InNamespace(namespace))
+		watch, err := changes.Of(ctx, api, &ddiscoveryv1.EndpointSliceList{}, client.InNamespace(namespace))
 		Expect(err).NotTo(HaveOccurred())
 		defer watch.Stop()
 		experiment := gmeasure.NewExperiment("pod status to slice")

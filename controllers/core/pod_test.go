@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/test/changes"
 )
 
 func gone(ctx context.Context, object client.Object) func() bool {
@@ -42,7 +43,7 @@ var _ = Describe("the collector of pods", func() {
 		running := runPod(ctx, pod(namespace, "running", "web", node.Name), "10.244.0.1", true)
 		ending := runPod(ctx, pod(namespace, "ending", "web", node.Name), "10.244.0.2", true)
 		Expect(api.Delete(ctx, ending)).To(Succeed())
-		watch, err := api.Watch(ctx, &dcorev1.PodList{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": "running"})
+		watch, err := changes.Of(ctx, api, &dcorev1.PodList{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": "running"})
 		Expect(err).NotTo(HaveOccurred())
 		defer watch.Stop()
 		Expect(api.Delete(ctx, node)).To(Succeed())

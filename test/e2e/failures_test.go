@@ -12,17 +12,12 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dcorev1 "drayage.dev/apis/core/v1"
 	"drayage.dev/test/cluster"
 )
-
-func resumeFrom(resourceVersion string) *metav1.ListOptions {
-	return &metav1.ListOptions{ResourceVersion: resourceVersion}
-}
 
 var _ = Describe("failures", func() {
 	webLabels := labels.Set{"app": "web"}

@@ -17,6 +17,7 @@ import (
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
 	ddiscoveryv1 "drayage.dev/apis/discovery/v1"
+	"drayage.dev/test/changes"
 	"drayage.dev/test/cluster"
 	"drayage.dev/test/load"
 )
@@ -193,12 +194,12 @@ func drain(ctx context.Context, on *cluster.Cluster, namespace, node string) {
 	deployment := &dappsv1.Deployment{}
 	key := client.ObjectKey{Namespace: namespace, Name: "web"}
 	Expect(on.Client.Get(ctx, key, deployment)).To(Succeed())
-	changes, err := on.Client.Watch(ctx, &dappsv1.DeploymentList{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": key.Name})
+	watch, err := changes.Of(ctx, on.Client, &dappsv1.DeploymentList{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": key.Name})
 	Expect(err).NotTo(HaveOccurred())
 	lowest := make(chan int32, 1)
 	go func() {
 		low := deployment.Status.AvailableReplicas
-		for change := range changes.ResultChan() {
+		for change := range watch.ResultChan() {
 			if d, ok := change.Object.(*dappsv1.Deployment); ok {
 				low = min(low, d.Status.AvailableReplicas)
 			}
@@ -207,7 +208,7 @@ func drain(ctx context.Context, on *cluster.Cluster, namespace, node string) {
 	}()
 	out, err := on.Dray(ctx, "drain", node, "--timeout=2m")
 	fmt.Fprintln(GinkgoWriter, out)
-	changes.Stop()
+	watch.Stop()
 	Expect(err).NotTo(HaveOccurred())
 	Expect(<-lowest).To(Equal(*deployment.Spec.Replicas), "the replacement comes first")
 	for _, pod := range pods(ctx, on, namespace, labels.Set{"app": "web"}) {
@@ -222,11 +223,11 @@ func drain(ctx context.Context, on *cluster.Cluster, namespace, node string) {
 func chronicle(ctx context.Context, on *cluster.Cluster, namespace string) {
 	GinkgoHelper()
 	for _, list := range []client.ObjectList{&dcorev1.PodList{}, &ddiscoveryv1.EndpointSliceList{}} {
-		changes, err := on.Client.Watch(ctx, list, client.InNamespace(namespace))
+		watch, err := changes.Of(ctx, on.Client, list, client.InNamespace(namespace))
 		Expect(err).NotTo(HaveOccurred())
-		DeferCleanup(changes.Stop)
+		DeferCleanup(watch.Stop)
 		go func() {
-			for change := range changes.ResultChan() {
+			for change := range watch.ResultChan() {
 				now := time.Now().Format("15:04:05.000")
 				switch object := change.Object.(type) {
 				case *dcorev1.Pod:

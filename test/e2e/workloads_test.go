@@ -15,6 +15,7 @@ import (
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/test/changes"
 	"drayage.dev/test/cluster"
 )
 
@@ -181,7 +182,8 @@ func all(ctx context.Context, namespace string) []dcorev1.Pod {
 func watchReady(ctx context.Context, on *cluster.Cluster, namespace string, selector labels.Set) (lowest *atomic.Int64, done func()) {
 	GinkgoHelper()
 	list := &dcorev1.PodList{}
-	Expect(on.Client.List(ctx, list, client.InNamespace(namespace), client.MatchingLabels(selector))).To(Succeed())
+	watcher, err := changes.Of(ctx, on.Client, list, client.InNamespace(namespace), client.MatchingLabels(selector))
+	Expect(err).NotTo(HaveOccurred())
 	state := map[string]bool{}
 	count := func() (n int64) {
 		for _, r := range state {
@@ -196,17 +198,13 @@ func watchReady(ctx context.Context, on *cluster.Cluster, namespace string, sele
 	}
 	lowest = &atomic.Int64{}
 	lowest.Store(count())
-	watcher, err := on.Client.Watch(ctx, &dcorev1.PodList{}, client.InNamespace(namespace), client.MatchingLabels(selector),
-		&client.ListOptions{Raw: resumeFrom(list.ResourceVersion)})
-	Expect(err).NotTo(HaveOccurred())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		defer GinkgoRecover()
 		for event := range watcher.ResultChan() {
 			pod, isPod := event.Object.(*dcorev1.Pod)
-			if !isPod {
-				continue
-			}
+			Expect(isPod).To(BeTrue(), "%v", event.Object)
 			state[pod.Name] = ready(pod) && pod.DeletionTimestamp == nil
 			lowest.Store(min(lowest.Load(), count()))
 		}

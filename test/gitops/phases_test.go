@@ -15,6 +15,8 @@ import (
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"drayage.dev/test/changes"
 )
 
 // phase is a line of phases.yaml.
@@ -166,7 +168,7 @@ func first[T client.Object](ctx context.Context, object T, matches func(T) bool,
 	Expect(err).NotTo(HaveOccurred())
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
-	watch, err := api.Watch(ctx, list, client.MatchingFields{"metadata.name": object.GetName()}, client.InNamespace(object.GetNamespace()))
+	watch, err := changes.Of(ctx, api, list, client.MatchingFields{"metadata.name": object.GetName()}, client.InNamespace(object.GetNamespace()))
 	Expect(err).NotTo(HaveOccurred())
 	defer watch.Stop()
 	change()
