@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 
 	"github.com/miekg/dns"
 	. "github.com/onsi/ginkgo/v2"
@@ -50,13 +51,15 @@ func (s *scripted) Frontends(service types.NamespacedName) (map[spec.Key]*spec.F
 }
 
 // nameServer answers one name with an address.
-type nameServer struct{ name, address string }
+type nameServer struct{ record atomic.Pointer[record] }
+
+type record struct{ name, address string }
 
 func (s *nameServer) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
 	reply := new(dns.Msg)
 	reply.SetReply(request)
-	if request.Question[0].Name == s.name {
-		record, err := dns.NewRR(s.name + " 5 IN A " + s.address)
+	if known := s.record.Load(); request.Question[0].Name == known.name {
+		record, err := dns.NewRR(known.name + " 5 IN A " + known.address)
 		if err == nil {
 			reply.Answer = append(reply.Answer, record)
 		}
@@ -148,7 +151,8 @@ var _ = Describe("A check", func() {
 		web = subresourcesv1alpha1.CheckedService{Namespace: "shop", Name: "web", Address: "10.96.0.20", Ports: []subresourcesv1alpha1.CheckedPort{
 			{Protocol: "TCP", Port: 80, Endpoints: []string{backends[0].String(), backends[1].String()}},
 		}}
-		names = &nameServer{name: "web.shop.svc.cluster.local.", address: "10.96.0.20"}
+		names = &nameServer{}
+		names.record.Store(&record{"web.shop.svc.cluster.local.", "10.96.0.20"})
 		var packets net.PacketConn
 		Expect(one.Do(func() (err error) {
 			packets, err = net.ListenPacket("udp", "192.0.2.1:53")
@@ -250,9 +254,9 @@ var _ = Describe("A check", func() {
 			in(nodes[1].Namespace, "ip route del 10.244.2.1")
 			in(nodes[2].Namespace, "ip route del 10.244.3.1")
 		}, "Pod shop/on-n1 cannot connect to service shop/web at 10.96.0.20:80:"),
-		Entry("a name is not known", func() { names.name = "other." },
+		Entry("a name is not known", func() { names.record.Store(&record{"other.", "10.96.0.20"}) },
 			"The name server of node n1 answers NXDOMAIN for web.shop.svc.cluster.local.: it has not heard of the service."),
-		Entry("a name leads elsewhere", func() { names.address = "10.96.0.99" },
+		Entry("a name leads elsewhere", func() { names.record.Store(&record{"web.shop.svc.cluster.local.", "10.96.0.99"}) },
 			"The name server of node n1 answers 10.96.0.99 for web.shop.svc.cluster.local., it should be 10.96.0.20."),
 	)
 

@@ -74,11 +74,16 @@ var _ = Describe("The plugin", func() {
 		var ctx context.Context
 		ctx, stop = context.WithCancel(context.Background())
 		served = make(chan error, 1)
+		ended := make(chan struct{})
 		go func() {
+			defer close(ended)
 			served <- cniserver.Serve(ctx, socket, network, func(err error) bool { return errors.Is(err, errSoon) })
 		}()
+		DeferCleanup(func() {
+			stop()
+			<-ended
+		})
 		Eventually(socket).Should(BeAnExistingFile())
-		DeferCleanup(stop)
 	})
 
 	// call runs the plugin as a runtime does.
