@@ -108,7 +108,7 @@ var _ = Describe("dray rollout", Ordered, func() {
 		text, code := dray("status", "deploy", "web", "--watch=false")
 		Expect(code).To(Equal(0))
 		Expect(text).To(ContainSubstring("1 of 2 updated replicas are available..."))
-		text, code = dray("status", "ddeploy/web", "--timeout=1s")
+		text, code = dray("status", "ddeploy/web", "--timeout=4s")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring("timed out waiting for the condition"))
 	})
