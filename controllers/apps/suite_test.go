@@ -74,6 +74,10 @@ func start(fn func(context.Context) error) {
 func newNamespace(ctx context.Context) string {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "apps-"}}
 	Expect(api.Create(ctx, namespace)).To(Succeed())
+	// Admission waits a second and a half for the account that pods run as, and refuses them after that.
+	Eventually(func() error {
+		return api.Get(ctx, client.ObjectKey{Namespace: namespace.Name, Name: "default"}, &corev1.ServiceAccount{})
+	}).Should(Succeed())
 	node := &node{namespace: namespace.Name}
 	start(node.run)
 	return namespace.Name
