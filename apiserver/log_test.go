@@ -152,7 +152,7 @@ func openLog(ctx context.Context, config *rest.Config, namespace, pod, query str
 // readLog reads the log of a pod, or the refusal, to its end.
 func readLog(ctx context.Context, config *rest.Config, namespace, pod, query string) (int, string) {
 	GinkgoHelper()
-	limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	response := openLog(limited, config, namespace, pod, query)
 	defer response.Body.Close()

@@ -46,7 +46,9 @@ var _ = Describe("The broker of pods' objects", func() {
 
 		_, err := broker.Secret(ctx, pod.UID, "other")
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
-		_, err = broker.Secret(ctx, elsewhere.UID, "other")
+		limited, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err = broker.Secret(limited, elsewhere.UID, "other")
 		Expect(err).To(MatchError(ContainSubstring("has not sent it yet")))
 		Expect(readFrames(ctx, server, node, "Synced")).NotTo(ContainSubstring("elsewhere"))
 	})
@@ -61,11 +63,11 @@ var _ = Describe("The broker of pods' objects", func() {
 		Expect(apierrors.IsNotFound(err)).To(BeTrue(), "%v", err)
 
 		newSecret(ctx, namespace, "late", "here")
-		Eventually(changes.pods).WithTimeout(time.Second).Should(ContainElement(pod.UID))
+		Eventually(changes.pods).Should(ContainElement(pod.UID))
 		Expect(broker.Secret(ctx, pod.UID, "late")).To(HaveField("Data", HaveKeyWithValue("key", []byte("here"))))
 	})
 
-	It("pushes a change in less than a second", func(ctx context.Context) {
+	It("pushes a change", func(ctx context.Context) {
 		secret := newSecret(ctx, namespace, "changing", "old")
 		pod := newPod(namespace, "reader", node)
 		refer(pod, "changing")
@@ -76,14 +78,15 @@ var _ = Describe("The broker of pods' objects", func() {
 
 		secret.Data["key"] = []byte("new")
 		Expect(admin.Update(ctx, secret)).To(Succeed())
-		Eventually(changes.pods).WithTimeout(time.Second).Should(ContainElement(pod.UID))
-		Expect(broker.Secret(ctx, pod.UID, "changing")).To(HaveField("Data", HaveKeyWithValue("key", []byte("new"))))
+		Eventually(changes.pods).Should(ContainElement(pod.UID))
+		Eventually(func() (*corev1.Secret, error) { return broker.Secret(ctx, pod.UID, "changing") }).
+			Should(HaveField("Data", HaveKeyWithValue("key", []byte("new"))))
 
 		Expect(admin.Delete(ctx, secret)).To(Succeed())
 		Eventually(func() bool {
 			_, err := broker.Secret(ctx, pod.UID, "changing")
 			return apierrors.IsNotFound(err)
-		}).WithTimeout(time.Second).Should(BeTrue())
+		}).Should(BeTrue())
 	})
 
 	It("follows pods that come and go", func(ctx context.Context) {
@@ -137,7 +140,7 @@ var _ = Describe("The broker of pods' objects", func() {
 		account.ImagePullSecrets = append(account.ImagePullSecrets, corev1.LocalObjectReference{Name: "mirror"})
 		Expect(admin.Update(ctx, account)).To(Succeed())
 		Eventually(changes.pods).Should(ContainElement(pod.UID))
-		Expect(broker.PullSecrets(ctx, pod.UID)).To(ConsistOf("registry", "mirror"))
+		Eventually(func() ([]string, error) { return broker.PullSecrets(ctx, pod.UID) }).Should(ConsistOf("registry", "mirror"))
 	})
 
 	It("mints tokens for bound pods only, for an hour at most", func(ctx context.Context) {
@@ -167,7 +170,7 @@ var _ = Describe("The broker of pods' objects", func() {
 
 	It("refuses everyone but the node itself and administrators", func(ctx context.Context) {
 		path := func(config *rest.Config, node string) int {
-			limited, cancel := context.WithTimeout(ctx, 5*time.Second)
+			limited, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
 			response := open(limited, config, node)
 			defer response.Body.Close()
@@ -203,7 +206,7 @@ var _ = Describe("The broker of pods' objects", func() {
 		stopping := time.Now()
 		Expect(first.Stop()).To(Succeed())
 		GinkgoWriter.Println("stopping took", time.Since(stopping))
-		Expect(time.Since(stopping)).To(BeNumerically("<", 20*time.Second), "open streams must not hold the server up")
+		Expect(time.Since(stopping)).To(BeNumerically("<", 50*time.Second), "open streams would hold the server up for a minute")
 		Expect(broker.Secret(ctx, pod.UID, "kept")).To(HaveField("Data", HaveKeyWithValue("key", []byte("before"))))
 
 		second, err := env.Start(context.Background(), env.WithAPIGroups(group()), env.WithDataDir(dir), withoutRoles())
@@ -215,8 +218,9 @@ var _ = Describe("The broker of pods' objects", func() {
 		Expect(secondAdmin.Update(ctx, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kept"}, StringData: map[string]string{"key": "after"},
 		})).To(Succeed())
-		Eventually(changes.pods).WithTimeout(30 * time.Second).Should(ContainElement(pod.UID))
-		Expect(broker.Secret(ctx, pod.UID, "kept")).To(HaveField("Data", HaveKeyWithValue("key", []byte("after"))))
+		Eventually(changes.pods).Should(ContainElement(pod.UID))
+		Eventually(func() (*corev1.Secret, error) { return broker.Secret(ctx, pod.UID, "kept") }).
+			Should(HaveField("Data", HaveKeyWithValue("key", []byte("after"))))
 	})
 })
 
@@ -249,7 +253,7 @@ func startClientAt(e *env.Env, host, node string, changed func([]types.UID)) *ob
 	GinkgoHelper()
 	config := as(e, dcorev1.NodeUserPrefix+node, dcorev1.NodesGroup)
 	config.Host = host
-	broker, err := objects.New(objects.Config{REST: config, Node: node, Changed: changed, Wait: 3 * time.Second})
+	broker, err := objects.New(objects.Config{REST: config, Node: node, Changed: changed, Wait: time.Minute})
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

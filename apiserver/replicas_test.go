@@ -91,13 +91,13 @@ var _ = Describe("Replicas of the API", func() {
 		go func() { done <- agent(second).Run(reporting) }()
 		DeferCleanup(func() { cancel(); Eventually(done).Should(Receive(BeNil())) })
 		Eventually(func() error {
-			bounded, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+			bounded, stop := context.WithTimeout(ctx, 2*time.Second)
 			defer stop()
 			return agent(first).Await(bounded, "pod")
 		}).Should(MatchError(ContainSubstring("not acknowledged by far")))
 
 		peers <- map[string]*rest.Config{"first": as(first, replica)}
-		bounded, stop := context.WithTimeout(ctx, 10*time.Second)
+		bounded, stop := context.WithTimeout(ctx, time.Minute)
 		defer stop()
 		Expect(agent(first).Await(bounded, "pod")).To(Succeed())
 	})

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +27,7 @@ import (
 
 func TestAPIServer(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(15 * time.Second)
+	SetDefaultEventuallyTimeout(time.Minute)
 	SetDefaultEventuallyPollingInterval(10 * time.Millisecond)
 	RunSpecs(t, "subresources.drayage.dev")
 }
@@ -82,7 +84,7 @@ func rule(verb, resource string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{"subresources.drayage.dev"}, Resources: []string{resource}, Verbs: []string{verb}}
 }
 
-// allow grants rules to a subject in the whole cluster.
+// allow grants rules to a subject in the whole cluster, and waits until the API server knows.
 func allow(ctx context.Context, to client.Client, name string, subject rbacv1.Subject, rules ...rbacv1.PolicyRule) {
 	GinkgoHelper()
 	Expect(to.Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: rules})).To(Succeed())
@@ -91,6 +93,23 @@ func allow(ctx context.Context, to client.Client, name string, subject rbacv1.Su
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
 		Subjects:   []rbacv1.Subject{subject},
 	})).To(Succeed())
+	who := authorizationv1.SubjectAccessReviewSpec{User: subject.Name}
+	if subject.Kind == rbacv1.GroupKind {
+		who = authorizationv1.SubjectAccessReviewSpec{User: "somebody", Groups: []string{subject.Name}}
+	}
+	for _, rule := range rules {
+		resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
+		asked := &authorizationv1.ResourceAttributes{Verb: rule.Verbs[0], Group: rule.APIGroups[0], Resource: resource, Subresource: subresource}
+		if len(rule.ResourceNames) > 0 {
+			asked.Name = rule.ResourceNames[0]
+		}
+		Eventually(func() (bool, error) {
+			review := &authorizationv1.SubjectAccessReview{Spec: who}
+			review.Spec.ResourceAttributes = asked
+			err := to.Create(ctx, review)
+			return review.Status.Allowed, err
+		}).Should(BeTrue())
+	}
 }
 
 // as returns the access of another identity.

@@ -131,7 +131,7 @@ var _ = Describe("what comes in through the configuration", Ordered, func() {
 				names = append(names, group.Name)
 			}
 			g.Expect(names).To(ContainElement("greetings.drayage.dev"))
-		}, "5s").Should(Succeed())
+		}).Should(Succeed())
 
 		path := "/apis/greetings.drayage.dev/v1/namespaces/default/greetings/bob/hello"
 		body, err := disco.RESTClient().Get().AbsPath(path).DoRaw(ctx)
@@ -203,10 +203,10 @@ var _ = Describe("the service default/kubernetes", func() {
 			g.Expect(claims.Items).To(HaveLen(1))
 			g.Expect(claims.Items[0].Spec.Owner.UID).To(Equal(service.UID))
 		}
-		Eventually(kept, "10s").Should(Succeed())
+		Eventually(kept).Should(Succeed())
 		Expect(c.Delete(ctx, service)).To(Succeed())
 		Expect(c.Delete(ctx, slice)).To(Succeed())
-		Eventually(kept, "15s").Should(Succeed())
+		Eventually(kept).Should(Succeed())
 	})
 })
 
@@ -220,7 +220,7 @@ var _ = Describe("a stop", func() {
 		}
 		begun := time.Now()
 		Expect(e.Stop()).To(Succeed())
-		Expect(time.Since(begun)).To(BeNumerically("<", 15*time.Second))
+		Expect(time.Since(begun)).To(BeNumerically("<", 50*time.Second), "it would wait a minute")
 	})
 })
 
@@ -238,6 +238,6 @@ var _ = Describe("a renewed certificate", func() {
 		certs, err := pki.Ensure(pki.Config{Dir: filepath.Join(e.DataDir, "server/pki"), DNSNames: []string{"another.example.com"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(certs.ServingCert()).To(BeARegularFile())
-		Eventually(serial, "20s").ShouldNot(Equal(before))
+		Eventually(serial).ShouldNot(Equal(before))
 	})
 })

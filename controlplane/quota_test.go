@@ -27,7 +27,7 @@ var _ = Describe("a namespace's quota", Ordered, func() {
 		// What the namespace is given itself must not come in between.
 		Eventually(func() error {
 			return c.Get(ctx, client.ObjectKey{Namespace: team, Name: "kube-root-ca.crt"}, &corev1.ConfigMap{})
-		}, 20*time.Second).Should(Succeed())
+		}).Should(Succeed())
 		quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: team, Name: "share"}}
 		quota.Spec.Hard = corev1.ResourceList{}
 		for name, hard := range map[corev1.ResourceName]string{
@@ -37,7 +37,7 @@ var _ = Describe("a namespace's quota", Ordered, func() {
 			quota.Spec.Hard[name] = resource.MustParse(hard)
 		}
 		Expect(c.Create(ctx, quota)).To(Succeed())
-	}, NodeTimeout(2*time.Minute))
+	}, NodeTimeout(5*time.Minute))
 
 	used := func(ctx context.Context) func() map[string]string {
 		return func() map[string]string {
@@ -66,7 +66,7 @@ var _ = Describe("a namespace's quota", Ordered, func() {
 	}
 
 	It("bounds pods by number and by what they request", func(ctx SpecContext) {
-		Eventually(used(ctx), 30*time.Second).Should(And(
+		Eventually(used(ctx)).Should(And(
 			HaveKeyWithValue("pods", "0"), HaveKeyWithValue("requests.cpu", "0"), HaveKeyWithValue("count/pods.core.drayage.dev", "0")))
 		refused(c.Create(ctx, pod("greedy", "")), "failed quota: share: must specify requests.cpu for: web")
 		first, second := pod("first", "300m"), pod("second", "100m")
@@ -80,10 +80,10 @@ var _ = Describe("a namespace's quota", Ordered, func() {
 		first.Status.Phase = corev1.PodSucceeded
 		Expect(c.Status().Update(ctx, first)).To(Succeed())
 		Expect(c.Delete(ctx, second)).To(Succeed())
-		Eventually(used(ctx), 20*time.Second).Should(And(
+		Eventually(used(ctx)).Should(And(
 			HaveKeyWithValue("pods", "0"), HaveKeyWithValue("requests.cpu", "0"), HaveKeyWithValue("count/pods.core.drayage.dev", "1")))
 		Expect(c.Create(ctx, pod("third", "500m"))).To(Succeed())
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(5*time.Minute))
 
 	It("bounds services and their ports", func(ctx SpecContext) {
 		service := func(name string, kind corev1.ServiceType) *dcorev1.Service {
@@ -91,17 +91,17 @@ var _ = Describe("a namespace's quota", Ordered, func() {
 			service.Spec.Type, service.Spec.Ports = kind, []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(80)}}
 			return service
 		}
-		Eventually(used(ctx), 30*time.Second).Should(HaveKeyWithValue("services.nodeports", "0"))
+		Eventually(used(ctx)).Should(HaveKeyWithValue("services.nodeports", "0"))
 		Expect(c.Create(ctx, service("web", corev1.ServiceTypeNodePort))).To(Succeed())
 		plain := service("api", corev1.ServiceTypeClusterIP)
 		Expect(c.Create(ctx, plain)).To(Succeed())
 		refused(c.Create(ctx, service("more", corev1.ServiceTypeClusterIP)), "exceeded quota: share, requested: services=1, used: services=2, limited: services=2")
 		plain.Spec.Type = corev1.ServiceTypeNodePort
 		refused(c.Update(ctx, plain), "exceeded quota: share, requested: services.nodeports=1, used: services.nodeports=1, limited: services.nodeports=1")
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(5*time.Minute))
 
 	It("bounds the number of any other kind's objects", func(ctx SpecContext) {
-		Eventually(used(ctx), 60*time.Second).Should(And(
+		Eventually(used(ctx)).Should(And(
 			HaveKeyWithValue("configmaps", "1"), HaveKeyWithValue("count/deployments.apps.drayage.dev", "0")))
 		deployment := func(name string) *dappsv1.Deployment {
 			labels := map[string]string{"app": name}
@@ -117,5 +117,5 @@ var _ = Describe("a namespace's quota", Ordered, func() {
 		}
 		Expect(c.Create(ctx, settings("one"))).To(Succeed())
 		refused(c.Create(ctx, settings("two")), "exceeded quota: share, requested: configmaps=1")
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(5*time.Minute))
 })

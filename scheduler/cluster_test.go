@@ -26,7 +26,7 @@ import (
 const (
 	namespace = "default"
 	// patience bounds every wait; the machine may be busy.
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 )
 
 // startScheduler runs a scheduler until the returned function is called, at the latest until the spec ends.

@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,6 +27,8 @@ func TestScheduler(t *testing.T) {
 		return
 	}
 	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(time.Minute)
+	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	RunSpecs(t, "scheduler")
 }
 
@@ -45,6 +49,10 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	DeferCleanup(func() { Expect(e.Stop()).To(Succeed()) })
 	admin, err = e.Client()
 	Expect(err).NotTo(HaveOccurred())
+	// Admission waits a second and a half for the account that pods run as, and refuses them after that.
+	Eventually(func() error {
+		return admin.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "default"}, &corev1.ServiceAccount{})
+	}).Should(Succeed())
 	identityFile = filepath.Join(e.DataDir, "server/kubeconfig/scheduler.conf")
 	identity, err = clientcmd.BuildConfigFromFlags("", identityFile)
 	Expect(err).NotTo(HaveOccurred())

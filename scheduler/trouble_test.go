@@ -223,12 +223,47 @@ func withPlugin(plugin string) *schedulerconfig.KubeSchedulerConfiguration {
 	return configuration
 }
 
-// watchBindings follows all pods. The returned function expects that each of the given ones got one node, once.
-func watchBindings(ctx context.Context) (once func([]*dcorev1.Pod)) {
+// followPods calls seen for all pods and what becomes of them until the spec ends.
+func followPods(ctx context.Context, seen func(*dcorev1.Pod)) {
 	GinkgoHelper()
 	ctx, cancel := context.WithCancel(ctx)
 	events, err := changes.Of(ctx, admin, &dcorev1.PodList{}, client.InNamespace(namespace))
 	Expect(err).NotTo(HaveOccurred())
+	go func() {
+		defer GinkgoRecover()
+		for event := range events.ResultChan() {
+			pod, ok := event.Object.(*dcorev1.Pod)
+			Expect(ok).To(BeTrue(), "%v", event.Object)
+			if event.Type != watch.Deleted {
+				seen(pod)
+			}
+		}
+	}()
+	DeferCleanup(cancel)
+}
+
+// watchRefusals follows all pods. The returned function lists what was said of those that were not scheduled.
+func watchRefusals(ctx context.Context) (said func() []string) {
+	GinkgoHelper()
+	var mu sync.Mutex
+	var messages []string
+	followPods(ctx, func(pod *dcorev1.Pod) {
+		if condition := scheduledCondition(pod); condition != nil && condition.Status == corev1.ConditionFalse {
+			mu.Lock()
+			defer mu.Unlock()
+			messages = append(messages, condition.Message)
+		}
+	})
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(messages)
+	}
+}
+
+// watchBindings follows all pods. The returned function expects that each of the given ones got one node, once.
+func watchBindings(ctx context.Context) (once func([]*dcorev1.Pod)) {
+	GinkgoHelper()
 	var mu sync.Mutex
 	nodes := map[string][]string{}
 	seen := func(pod string) []string {
@@ -236,22 +271,16 @@ func watchBindings(ctx context.Context) (once func([]*dcorev1.Pod)) {
 		defer mu.Unlock()
 		return slices.Clone(nodes[pod])
 	}
-	go func() {
-		defer GinkgoRecover()
-		for event := range events.ResultChan() {
-			pod, ok := event.Object.(*dcorev1.Pod)
-			Expect(ok).To(BeTrue(), "%v", event.Object)
-			if event.Type == watch.Deleted || pod.Spec.NodeName == "" {
-				continue
-			}
-			mu.Lock()
-			if all := nodes[pod.Name]; len(all) == 0 || all[len(all)-1] != pod.Spec.NodeName {
-				nodes[pod.Name] = append(all, pod.Spec.NodeName)
-			}
-			mu.Unlock()
+	followPods(ctx, func(pod *dcorev1.Pod) {
+		if pod.Spec.NodeName == "" {
+			return
 		}
-	}()
-	DeferCleanup(cancel)
+		mu.Lock()
+		defer mu.Unlock()
+		if all := nodes[pod.Name]; len(all) == 0 || all[len(all)-1] != pod.Spec.NodeName {
+			nodes[pod.Name] = append(all, pod.Spec.NodeName)
+		}
+	})
 	return func(pods []*dcorev1.Pod) {
 		GinkgoHelper()
 		for _, pod := range pods {

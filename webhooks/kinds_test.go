@@ -213,6 +213,7 @@ var _ = Describe("priority classes", func() {
 		Expect(prepared.Spec.PriorityClassName).To(Equal("standard"))
 		Expect(prepared.Spec.Priority).To(HaveValue(BeEquivalentTo(10)))
 		Expect(api.Delete(ctx, standard)).To(Succeed())
+		Eventually(func() string { return createPod(ctx, nil).Spec.PriorityClassName }).Should(BeEmpty())
 	}, Serial)
 })
 

@@ -39,13 +39,14 @@ var _ = Describe("Ledger", func() {
 	}
 	await := func(revision uint64) <-chan error {
 		done := make(chan error, 1)
-		begun := len(ledger.waiters)
-		go func() { done <- ledger.Await(context.Background(), revision) }()
-		Eventually(func() int {
+		waiting := func() int {
 			ledger.mu.Lock()
 			defer ledger.mu.Unlock()
 			return len(ledger.waiters)
-		}).Should(Equal(begun + 1))
+		}
+		begun := waiting()
+		go func() { done <- ledger.Await(context.Background(), revision) }()
+		Eventually(waiting).Should(Equal(begun + 1))
 		return done
 	}
 

@@ -25,6 +25,8 @@ import (
 
 func TestReplicas(t *testing.T) {
 	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(time.Minute)
+	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	RunSpecs(t, "cmd/replicas")
 }
 
@@ -82,12 +84,12 @@ var _ = Describe("Follow", func() {
 		slice("self", "api", "192.0.2.1")
 		second := slice("second", "api", "192.0.2.2")
 		slice("other", "web", "192.0.2.9")
-		Eventually(asked.Load, 10*time.Second).Should(BeTrue())
+		Eventually(asked.Load).Should(BeTrue())
 		serves.Store(true)
-		Eventually(hosts, 30*time.Second).Should(ConsistOf("https://192.0.2.2:6443"))
+		Eventually(hosts).Should(ConsistOf("https://192.0.2.2:6443"))
 		slice("third", "api", "192.0.2.3")
-		Eventually(hosts, 10*time.Second).Should(ConsistOf("https://192.0.2.2:6443", "https://192.0.2.3:6443"))
+		Eventually(hosts).Should(ConsistOf("https://192.0.2.2:6443", "https://192.0.2.3:6443"))
 		Expect(admin.Delete(ctx, second)).To(Succeed())
-		Eventually(hosts, 10*time.Second).Should(ConsistOf("https://192.0.2.3:6443"))
+		Eventually(hosts).Should(ConsistOf("https://192.0.2.3:6443"))
 	})
 })

@@ -109,7 +109,8 @@ var _ = Describe("a Deployment", func() {
 		Eventually(reading(d)).WithContext(ctx).Should(haveCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ProgressDeadlineExceeded"))
 		Expect(d).To(haveCondition(appsv1.DeploymentAvailable, corev1.ConditionTrue, "MinimumReplicasAvailable"))
 		Expect(d).To(haveCondition(dappsv1.DeploymentStalled, corev1.ConditionTrue, "ProgressDeadlineExceeded"))
-		Expect(names(activePods(ctx, namespace))).To(And(HaveLen(4), ContainElements(served)))
+		Eventually(func(ctx context.Context) []string { return names(activePods(ctx, namespace)) }).WithContext(ctx).
+			Should(And(HaveLen(4), ContainElements(served)))
 
 		setImage(ctx, d, "web:1")
 		Eventually(reading(d)).WithContext(ctx).Should(And(haveRolledOut(),
@@ -194,6 +195,7 @@ var _ = Describe("a Deployment", func() {
 		for _, set := range setsOf(ctx, namespace) {
 			Expect(metav1.GetControllerOf(&set)).To(BeNil())
 		}
+		knownSets(ctx, setsOf(ctx, namespace))
 
 		next := deployment(namespace, "web", 2, func(d *dappsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "web:2" })
 		Expect(api.Create(ctx, next)).To(Succeed())

@@ -84,6 +84,7 @@ var _ = Describe("a ReplicaSet", func() {
 		Expect(api.Create(ctx, owner)).To(Succeed())
 		orphan.OwnerReferences[0].UID = owner.UID
 		Expect(api.Create(ctx, orphan)).To(Succeed())
+		known(ctx, orphan)
 
 		set := replicaSet(namespace, "web", 2)
 		Expect(api.Create(ctx, set)).To(Succeed())
@@ -109,6 +110,7 @@ var _ = Describe("a ReplicaSet", func() {
 			return apierrors.IsNotFound(api.Get(ctx, client.ObjectKeyFromObject(set), set))
 		}).WithContext(ctx).Should(BeTrue())
 		Expect(names(activePods(ctx, namespace))).To(ConsistOf(names(before)))
+		known(ctx, &before[0], &before[1])
 
 		next := replicaSet(namespace, "web", 2)
 		Expect(api.Create(ctx, next)).To(Succeed())
@@ -133,6 +135,7 @@ var _ = Describe("a ReplicaSet", func() {
 		edit(ctx, cheap, func(pod *dcorev1.Pod) {
 			pod.Annotations = map[string]string{corev1.PodDeletionCost: "-10"}
 		})
+		known(ctx, cheap)
 		edit(ctx, set, func(set *dappsv1.ReplicaSet) { set.Spec.Replicas = ptr.To[int32](2) })
 		Eventually(func(ctx context.Context) []string { return names(activePods(ctx, namespace)) }).WithContext(ctx).Should(
 			And(HaveLen(2), Not(ContainElement(cheap.Name))))
@@ -142,9 +145,9 @@ var _ = Describe("a ReplicaSet", func() {
 		set := replicaSet(namespace, "web", 1)
 		set.Spec.MinReadySeconds = 2
 		Expect(api.Create(ctx, set)).To(Succeed())
-		Eventually(reading(set)).WithContext(ctx).Should(HaveField("Status.ReadyReplicas", int32(1)))
-		Expect(set.Status.AvailableReplicas).To(BeZero())
 		Eventually(reading(set)).WithContext(ctx).Should(HaveField("Status.AvailableReplicas", int32(1)))
+		since := activePods(ctx, namespace)[0].Status.Conditions[0].LastTransitionTime.Time
+		Expect(time.Since(since)).To(BeNumerically(">=", 2*time.Second))
 	})
 
 	It("says why pods cannot be created, asks once per pass, and recovers", func(ctx context.Context) {

@@ -3,6 +3,7 @@ package apps_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -13,12 +14,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/rand"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	dappsv1 "drayage.dev/apis/apps/v1"
 	dcorev1 "drayage.dev/apis/core/v1"
+	dpolicyv1 "drayage.dev/apis/policy/v1"
 	"drayage.dev/cmd/dray-manager/app"
 	"drayage.dev/controlplane"
 	"drayage.dev/internal/upstream"
@@ -63,7 +66,7 @@ func start(fn func(context.Context) error) {
 	go func() { done <- fn(ctx) }()
 	DeferCleanup(func() {
 		cancel()
-		Eventually(done).Should(Receive(BeNil()))
+		Eventually(done, 2*time.Minute).Should(Receive(BeNil()))
 	})
 }
 
@@ -71,6 +74,10 @@ func start(fn func(context.Context) error) {
 func newNamespace(ctx context.Context) string {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "apps-"}}
 	Expect(api.Create(ctx, namespace)).To(Succeed())
+	// Admission waits a second and a half for the account that pods run as, and refuses them after that.
+	Eventually(func() error {
+		return api.Get(ctx, client.ObjectKey{Namespace: namespace.Name, Name: "default"}, &corev1.ServiceAccount{})
+	}).Should(Succeed())
 	node := &node{namespace: namespace.Name}
 	start(node.run)
 	return namespace.Name
@@ -175,6 +182,33 @@ func reading[T client.Object](object T) func(context.Context) (T, error) {
 	return func(ctx context.Context) (T, error) {
 		err := api.Get(ctx, key, object)
 		return object, err
+	}
+}
+
+// known waits until the controllers know these pods as they are now. Each kind comes to them by a watch of its own, so
+// that they may see a ReplicaSet before pods that were written earlier. What they know shows in a budget: it counts the pods of
+// a label that is given here.
+func known(ctx context.Context, pods ...*dcorev1.Pod) {
+	GinkgoHelper()
+	mark := map[string]string{"known": rand.String(8)}
+	for _, pod := range pods {
+		edit(ctx, pod, func(pod *dcorev1.Pod) { maps.Copy(pod.Labels, mark) })
+	}
+	budget := &dpolicyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: pods[0].Namespace, Name: mark["known"]}}
+	budget.Spec.MinAvailable, budget.Spec.Selector = ptr.To(intstr.FromInt32(0)), &metav1.LabelSelector{MatchLabels: mark}
+	Expect(api.Create(ctx, budget)).To(Succeed())
+	Eventually(reading(budget)).WithContext(ctx).Should(HaveField("Status.ExpectedPods", BeEquivalentTo(len(pods))))
+	Expect(api.Delete(ctx, budget)).To(Succeed())
+}
+
+// knownSets waits until the controllers know these ReplicaSets as they are now.
+func knownSets(ctx context.Context, sets []dappsv1.ReplicaSet) {
+	GinkgoHelper()
+	for i := range sets {
+		set := &sets[i]
+		edit(ctx, set, func(set *dappsv1.ReplicaSet) { set.Spec.MinReadySeconds++ })
+		// The controller says which generation it has seen.
+		Eventually(reading(set)).WithContext(ctx).Should(HaveField("Status.ObservedGeneration", set.Generation))
 	}
 }
 

@@ -46,13 +46,15 @@ var _ = Describe("the collector of pods", func() {
 		watch, err := changes.Of(ctx, api, &dcorev1.PodList{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": "running"})
 		Expect(err).NotTo(HaveOccurred())
 		defer watch.Stop()
+		missing := time.Now()
 		Expect(api.Delete(ctx, node)).To(Succeed())
-		Consistently(gone(ctx, running), quarantine/2).Should(BeFalse())
 		Eventually(gone(ctx, running)).Should(BeTrue())
+		Expect(time.Since(missing)).To(BeNumerically(">=", quarantine))
 		Eventually(gone(ctx, ending)).Should(BeTrue())
 		var failed bool
 		for event := range watch.ResultChan() {
-			p := event.Object.(*dcorev1.Pod)
+			p, ok := event.Object.(*dcorev1.Pod)
+			Expect(ok).To(BeTrue(), "%v", event.Object)
 			failed = failed || p.Status.Phase == corev1.PodFailed && p.DeletionTimestamp == nil
 			if event.Type == "DELETED" {
 				Expect(p.Status.Conditions).To(ContainElement(And(HaveField("Type", corev1.DisruptionTarget), HaveField("Reason", dcorev1.PodDeletionByPodGC))))
@@ -66,12 +68,11 @@ var _ = Describe("the collector of pods", func() {
 		node := addNode(ctx, "again", "192.0.2.1", corev1.ConditionTrue)
 		p := runPod(ctx, pod(namespace, "p", "web", node.Name), "10.244.0.1", true)
 		Expect(api.Delete(ctx, node)).To(Succeed())
-		time.AfterFunc(quarantine/4, func() {
-			again := &dcorev1.Node{}
-			again.Name = node.Name
-			_ = api.Create(ctx, again)
-		})
-		Consistently(gone(ctx, p), quarantine*2).Should(BeFalse())
+		Consistently(gone(ctx, p), quarantine/10).Should(BeFalse())
+		again := &dcorev1.Node{}
+		again.Name = node.Name
+		create(ctx, again)
+		Consistently(gone(ctx, p), quarantine*3/2).Should(BeFalse())
 		Expect(p.DeletionTimestamp).To(BeNil())
 	})
 

@@ -45,14 +45,16 @@ const (
 	podCIDR     = "10.244.0.0/20"
 )
 
-// nodeGrace is how long a node's lease may rest in the suite's clusters.
-const nodeGrace = 2 * time.Second
+// nodeGrace is how long a node's lease may rest in the suite's clusters: long enough for a busy machine to renew it,
+// and to reach the API within a quarter of it, without which nobody is gone.
+const nodeGrace = 6 * time.Second
 
 // quarantine is how long a node must be missing there.
-const quarantine = 2 * time.Second
+const quarantine = 4 * time.Second
 
 var _ = BeforeSuite(func(ctx context.Context) {
-	SetDefaultEventuallyTimeout(20 * time.Second)
+	EnforceDefaultTimeoutsWhenUsingContexts()
+	SetDefaultEventuallyTimeout(time.Minute)
 	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	SetDefaultConsistentlyDuration(500 * time.Millisecond)
 	log.SetLogger(GinkgoLogr)
@@ -95,7 +97,7 @@ func startManager(cfg core.Config) (stop func()) {
 		if !stopped {
 			stopped = true
 			cancel()
-			Eventually(done, "30s").Should(Receive(BeNil()))
+			Eventually(done).Should(Receive(BeNil()))
 		}
 	}
 	DeferCleanup(func() { stop() })
@@ -106,6 +108,10 @@ func newNamespace(ctx context.Context) string {
 	GinkgoHelper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "core-"}}
 	Expect(api.Create(ctx, namespace)).To(Succeed())
+	// Admission waits a second and a half for the account that pods run as, and refuses them after that.
+	Eventually(func() error {
+		return api.Get(ctx, client.ObjectKey{Namespace: namespace.Name, Name: "default"}, &corev1.ServiceAccount{})
+	}).Should(Succeed())
 	return namespace.Name
 }
 
@@ -187,7 +193,7 @@ func renewLease(node string) (stop func()) {
 			})
 			select {
 			case <-ctx.Done():
-			case <-time.After(nodeGrace / 8):
+			case <-time.After(nodeGrace / 24):
 			}
 		}
 	}()

@@ -16,6 +16,8 @@ import (
 
 func TestDetached(t *testing.T) {
 	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(time.Minute)
+	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	RunSpecs(t, "internal/detached")
 }
 
@@ -34,7 +36,7 @@ var _ = Describe("a process that outlives the agent", func() {
 	leave := func() {
 		GinkgoHelper()
 		stop()
-		Eventually(done, 5*time.Second).Should(Receive(BeNil()))
+		Eventually(done).Should(Receive(BeNil()))
 	}
 	found := func() int {
 		pid, found := p.Find()
@@ -52,7 +54,7 @@ var _ = Describe("a process that outlives the agent", func() {
 		}
 		DeferCleanup(func(ctx SpecContext) { Expect(p.Stop(ctx)).To(Succeed()) })
 		keep()
-		Eventually(found, 5*time.Second).ShouldNot(BeZero())
+		Eventually(found).ShouldNot(BeZero())
 	})
 
 	It("is found by the next agent", func() {
@@ -67,7 +69,7 @@ var _ = Describe("a process that outlives the agent", func() {
 	It("is started again when it dies", func() {
 		pid := found()
 		Expect(unix.Kill(pid, unix.SIGKILL)).To(Succeed())
-		Eventually(found, 5*time.Second).ShouldNot(Or(BeZero(), Equal(pid)))
+		Eventually(found).ShouldNot(Or(BeZero(), Equal(pid)))
 		leave()
 	})
 

@@ -25,6 +25,8 @@ import (
 
 func TestDiagnostics(t *testing.T) {
 	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(time.Minute)
+	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	RunSpecs(t, "internal/diagnostics")
 }
 
@@ -48,7 +50,7 @@ var _ = Describe("a process", func() {
 		ctx, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() { done <- Run(ctx, config) }()
-		DeferCleanup(func() { cancel(); Eventually(done, 10*time.Second).Should(Receive(BeNil())) })
+		DeferCleanup(func() { cancel(); Eventually(done).Should(Receive(BeNil())) })
 	}
 
 	It("tells whether it is ready, apart from whether it lives", func(ctx context.Context) {
@@ -130,7 +132,7 @@ var _ = Describe("a process", func() {
 		address := listener.Addr().String()
 		run(ctx, Config{HealthAddress: address})
 		time.AfterFunc(100*time.Millisecond, func() { _ = listener.Close() })
-		Eventually(func() int { code, _ := get(address, "/healthz"); return code }).WithTimeout(2 * relisten).Should(Equal(http.StatusOK))
+		Eventually(func() int { code, _ := get(address, "/healthz"); return code }).Should(Equal(http.StatusOK))
 	})
 })
 

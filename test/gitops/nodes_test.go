@@ -63,7 +63,7 @@ func renewLease(name string) {
 			})
 			select {
 			case <-ctx.Done():
-			case <-time.After(nodeGrace / 6):
+			case <-time.After(nodeGrace / 24):
 			}
 		}
 	}()

@@ -63,7 +63,7 @@ var _ = Describe("an object in the phase", func() {
 			if phase.Core == "" {
 				Expect(result.Status).To(Equal(theirs.Status), "as core's kind, where phases.yaml says nothing else; core: "+theirs.Message)
 			}
-		}, SpecTimeout(time.Minute))
+		}, SpecTimeout(5*time.Minute))
 	}
 	It("is listed in phases.yaml", func() { Expect(makers).To(BeEmpty()) })
 })

@@ -31,11 +31,11 @@ var (
 )
 
 // nodeGrace is how long a node may be silent in the suite's cluster.
-const nodeGrace = 3 * time.Second
+const nodeGrace = 6 * time.Second
 
 var _ = BeforeSuite(func(ctx context.Context) {
 	EnforceDefaultTimeoutsWhenUsingContexts()
-	SetDefaultEventuallyTimeout(30 * time.Second)
+	SetDefaultEventuallyTimeout(time.Minute)
 	SetDefaultEventuallyPollingInterval(50 * time.Millisecond)
 	var err error
 	testEnv, err = env.Start(context.WithoutCancel(ctx), env.WithAdmission(controlplane.AdmissionPlugin{
@@ -78,7 +78,7 @@ func start(fn func(context.Context) error) (stop func()) {
 	}()
 	stop = func() {
 		cancel()
-		Eventually(done).Should(BeClosed())
+		Eventually(done, 2*time.Minute).Should(BeClosed())
 		Expect(err).NotTo(HaveOccurred())
 	}
 	DeferCleanup(func() { stop() })

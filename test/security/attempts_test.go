@@ -283,7 +283,7 @@ func (t *thief) post(ctx context.Context, path, body string) error {
 
 // stream reads what the broker first says to a node.
 func (t *thief) stream(ctx context.Context, node string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	response, err := t.request(ctx, http.MethodGet, "/apis/subresources.drayage.dev/v1alpha1/nodes/"+node+"/podobjects", "")
 	if err != nil {

@@ -38,7 +38,7 @@ var _ = Describe("a stolen credential of a node", func() {
 					Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%s: %v", t.name, err)
 				}
 			}
-		}, SpecTimeout(30*time.Second))
+		}, SpecTimeout(2*time.Minute))
 	}
 
 	It("can write nothing at all when its token names no node", func(ctx SpecContext) {
@@ -50,7 +50,7 @@ var _ = Describe("a stolen credential of a node", func() {
 		Expect(nowhere.patchStatus(ctx, &dcorev1.Pod{}, shop, "waiting", `{"status":{"phase":"Failed"}}`)).To(MatchError(ContainSubstring("drayage-node-pods")))
 		Expect(nowhere.renew(ctx, own)).To(MatchError(ContainSubstring("drayage-node-leases")))
 		Expect(apierrors.IsForbidden(nowhere.mint(ctx, own, "own"))).To(BeTrue())
-	}, SpecTimeout(30*time.Second))
+	}, SpecTimeout(2*time.Minute))
 
 	It("is held by the policies also where roles give too much", func(ctx SpecContext) {
 		tooMuch := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "too-much"}, Rules: []rbacv1.PolicyRule{{
@@ -74,7 +74,7 @@ var _ = Describe("a stolen credential of a node", func() {
 				}
 			}
 		}
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(5*time.Minute))
 
 	It("lets a node that is new make its Node, and only itself", func(ctx SpecContext) {
 		user, err := server.As(dcorev1.NodeUserPrefix+"node-new", dcorev1.NodesGroup)
@@ -88,7 +88,7 @@ var _ = Describe("a stolen credential of a node", func() {
 		Expect(fresh.client.Create(ctx, labelled)).To(MatchError(ContainSubstring("node-role.kubernetes.io/trusted")))
 		Expect(fresh.client.Create(ctx, node)).To(Succeed())
 		Expect(fresh.client.Create(ctx, lease("node-new"))).To(Succeed())
-	}, SpecTimeout(30*time.Second))
+	}, SpecTimeout(2*time.Minute))
 })
 
 var _ = Describe("binding", func() {
@@ -108,6 +108,8 @@ var _ = Describe("binding", func() {
 		}
 		user, operator := editor("developer", "pods"), editor("operator", "pods", "pods/binding")
 		Eventually(func() error { return user.Create(ctx, newPod(shop, "unbound", "")) }).Should(Succeed())
+		Eventually(func() error { return user.Create(ctx, newPod(shop, "bound", own), client.DryRunAll) }).
+			Should(MatchError(ContainSubstring("spec.nodeName is set by the scheduler")))
 		Expect(user.Create(ctx, newPod(shop, "bound", own))).To(MatchError(ContainSubstring("spec.nodeName is set by the scheduler")))
 		bind := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"nodeName":"`+own+`"}}`))
 		Expect(user.Patch(ctx, newPod(shop, "unbound", ""), bind)).To(MatchError(ContainSubstring("spec.nodeName is set by the scheduler")))
@@ -115,7 +117,7 @@ var _ = Describe("binding", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(newThief("", config).client.Patch(ctx, newPod(shop, "unbound", ""), bind)).To(Succeed())
 		Eventually(func() error { return operator.Create(ctx, newPod(shop, "placed", own)) }).Should(Succeed())
-	}, SpecTimeout(30*time.Second))
+	}, SpecTimeout(2*time.Minute))
 })
 
 const (

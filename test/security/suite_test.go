@@ -27,7 +27,7 @@ import (
 
 func TestSecurity(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(15 * time.Second)
+	SetDefaultEventuallyTimeout(time.Minute)
 	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	RunSpecs(t, "security")
 }
@@ -82,10 +82,12 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	}))
 	nowhere = newThief("token that names no node", withToken(ctx, nil))
 
-	// Policies are active a moment after they were made.
+	// Roles and policies are active a moment after they were made.
 	for _, t := range []*thief{certificate, token} {
 		Eventually(func() error { return t.label(ctx, &dcorev1.Pod{}, shop, "own") }).Should(MatchError(ContainSubstring("drayage-node-pods")))
 		Eventually(func() error { return t.label(ctx, &dcorev1.Node{}, "", other) }).Should(MatchError(ContainSubstring("drayage-node-nodes")))
+		Eventually(func() error { return t.renew(ctx, other) }).Should(MatchError(ContainSubstring("drayage-node-leases")))
+		Eventually(func() error { return t.report(ctx, other) }).Should(MatchError(ContainSubstring("drayage-node-events")))
 	}
 })
 

@@ -79,7 +79,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	m.grant(ctx)
 	Expect(single.Registry(ctx, filepath.Join(dir, "node/agent/containerd/certs.d"))).To(Succeed())
 	m.startPod()
-}, NodeTimeout(5*time.Minute))
+}, NodeTimeout(10*time.Minute))
 
 var _ = AfterSuite(func(ctx SpecContext) {
 	if m == nil {
@@ -91,7 +91,7 @@ var _ = AfterSuite(func(ctx SpecContext) {
 	Expect(m.slot.Destroy(ctx)).To(Succeed())
 	Expect(m.pods.Destroy(ctx)).To(Succeed())
 	Expect(os.RemoveAll(m.dir)).To(Succeed())
-}, NodeTimeout(time.Minute))
+}, NodeTimeout(5*time.Minute))
 
 var _ = ReportAfterEach(func(report SpecReport) {
 	if report.Failed() && m != nil {

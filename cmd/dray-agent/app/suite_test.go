@@ -51,7 +51,7 @@ func TestAgent(t *testing.T) {
 		return
 	}
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(30 * time.Second)
+	SetDefaultEventuallyTimeout(time.Minute)
 	SetDefaultEventuallyPollingInterval(50 * time.Millisecond)
 	RunSpecs(t, "node agent")
 }
@@ -119,7 +119,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(os.WriteFile(filepath.Join(dir, "url"), []byte(w.Info.URL), 0o600)).To(Succeed())
 	Expect(single.Registry(ctx, filepath.Join(config(dir).DataDir, "agent", "containerd", "certs.d"))).To(Succeed())
 	w.startAgent()
-}, NodeTimeout(4*time.Minute))
+}, NodeTimeout(10*time.Minute))
 
 var _ = AfterSuite(func(ctx SpecContext) {
 	if w == nil {
@@ -135,7 +135,7 @@ var _ = AfterSuite(func(ctx SpecContext) {
 	Expect(string(mounts)).NotTo(ContainSubstring(w.dir))
 	Expect(filepath.Glob("/sys/fs/cgroup/*" + config(w.dir).CgroupRoot)).To(BeEmpty())
 	Expect(os.RemoveAll(w.dir)).To(Succeed())
-}, NodeTimeout(time.Minute))
+}, NodeTimeout(5*time.Minute))
 
 var _ = ReportAfterEach(func(report SpecReport) {
 	if report.Failed() && w != nil {

@@ -43,14 +43,14 @@ var _ = Describe("The process", Ordered, func() {
 	// resolve asks the cluster's DNS address from a namespace.
 	resolve := func(from *netlab.Namespace) func() (string, error) {
 		return func() (string, error) {
-			conn, err := from.Dial("udp", "10.96.0.10:53", time.Second)
+			conn, err := from.Dial("udp", "10.96.0.10:53", 5*time.Second)
 			if err != nil {
 				return "", err
 			}
 			defer conn.Close()
 			request := new(miekg.Msg)
 			request.SetQuestion("web.shop.svc.cluster.local.", miekg.TypeA)
-			reply, _, err := (&miekg.Client{Timeout: time.Second}).ExchangeWithConn(request, &miekg.Conn{Conn: conn})
+			reply, _, err := (&miekg.Client{Timeout: 5 * time.Second}).ExchangeWithConn(request, &miekg.Conn{Conn: conn})
 			if err != nil || len(reply.Answer) != 1 {
 				return "", err
 			}
@@ -66,7 +66,7 @@ var _ = Describe("The process", Ordered, func() {
 		return func() {
 			GinkgoHelper()
 			cancel()
-			Eventually(done, "5s").Should(Receive(BeNil()))
+			Eventually(done).Should(Receive(BeNil()))
 		}
 	}
 	holder := func() int {
@@ -113,26 +113,26 @@ var _ = Describe("The process", Ordered, func() {
 	It("answers pods and the node on the cluster's address, while the API is away", func() {
 		stop := keep()
 		for _, from := range []*netlab.Namespace{pod, lab.Namespace} {
-			Eventually(resolve(from), "20s").Should(Equal("10.96.0.20"))
+			Eventually(resolve(from)).Should(Equal("10.96.0.20"))
 		}
 		By("surviving the end of its keeper")
 		first := holder()
 		stop()
-		Expect(resolve(pod)()).To(Equal("10.96.0.20"))
+		Eventually(resolve(pod)).Should(Equal("10.96.0.20"))
 		stop = keep()
 		Consistently(holder, "1500ms").Should(Equal(first))
 
 		By("being started again after a kill")
 		Expect(unix.Kill(first, unix.SIGKILL)).To(Succeed())
-		Eventually(holder, "10s").ShouldNot(BeElementOf(0, first))
-		Eventually(resolve(pod), "10s").Should(Equal("10.96.0.20"))
+		Eventually(holder).ShouldNot(BeElementOf(0, first))
+		Eventually(resolve(pod)).Should(Equal("10.96.0.20"))
 		stop()
 
 		By("being replaced when its arguments change")
 		second := holder()
 		server.Command = append(server.Command, "--domain", "other.local")
 		stop = keep()
-		Eventually(holder, "10s").ShouldNot(BeElementOf(0, second))
+		Eventually(holder).ShouldNot(BeElementOf(0, second))
 		stop()
 		Expect(server.Stop(ctx)).To(Succeed())
 		Expect(holder()).To(BeZero())

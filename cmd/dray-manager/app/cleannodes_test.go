@@ -76,18 +76,18 @@ var _ = Describe("cleaning the nodes of a cluster", func() {
 		// The fake API server does not do it: it is asked to, before and after.
 		deletions := slices.DeleteFunc(cluster.Actions(), func(action clienttesting.Action) bool { return action.GetVerb() != "delete-collection" })
 		Expect(deletions).To(HaveLen(2))
-	}, NodeTimeout(30*time.Second))
+	}, NodeTimeout(3*time.Minute))
 
 	It("names the nodes that it could not clean, and why", func(ctx SpecContext) {
 		clean, cluster := start(node("away", map[string]string{"agents": "yes"}, corev1.ConditionUnknown),
 			node("stuck", map[string]string{"agents": "yes"}, corev1.ConditionTrue))
 		names := 0
 		cluster.PrependReactor("create", "pods", nameThem(&names))
-		bounded, cancel := context.WithTimeout(ctx, 3*time.Second)
+		bounded, cancel := context.WithTimeout(ctx, 6*time.Second)
 		defer cancel()
 		Expect(clean.run(bounded)).To(MatchError(And(ContainSubstring("node away: it is not Ready"),
 			ContainSubstring("node stuck: its pod clean-1 was not taken up by the kubelet"), ContainSubstring("dray-agent clean --purge"))))
-	}, NodeTimeout(30*time.Second))
+	}, NodeTimeout(3*time.Minute))
 
 	It("refuses a template that is no pod", func() {
 		_, err := parsePod("{kind: Pod, spek: {}}")

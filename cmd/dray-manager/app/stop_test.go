@@ -47,8 +47,8 @@ var _ = Describe("a manager whose API server answers no lists", func() {
 		cfg.RESTConfig = &rest.Config{Host: server.URL}
 		done := make(chan error, 1)
 		go func() { done <- app.Run(runCtx, cfg) }()
-		Eventually(asked, time.Minute).Should(Receive())
+		Eventually(asked).Should(Receive())
 		stop()
-		Eventually(done, 30*time.Second).Should(Receive(BeNil()))
+		Eventually(done, 2*time.Minute).Should(Receive(BeNil()))
 	})
 })

@@ -33,7 +33,7 @@ var _ = Describe("what an uninstallation leaves", func() {
 		pod.Spec.Containers = []corev1.Container{{Name: "web", Image: "web"}}
 		Expect(api.Create(ctx, pod)).To(Succeed())
 
-		Expect(release(ctx, e.Config, time.Second, 30*time.Second)).To(Succeed())
+		Expect(release(ctx, e.Config, time.Second, 2*time.Minute)).To(Succeed())
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(pod), pod)).To(Succeed())
 		Expect(pod.Finalizers).To(ConsistOf("example.com/other"))
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(node), node)).To(Succeed())
@@ -51,8 +51,8 @@ var _ = Describe("what an uninstallation leaves", func() {
 
 		By("having nothing to do the second time")
 		version := node.ResourceVersion
-		Expect(release(ctx, e.Config, time.Second, 30*time.Second)).To(Succeed())
+		Expect(release(ctx, e.Config, time.Second, 2*time.Minute)).To(Succeed())
 		Expect(api.Get(ctx, client.ObjectKeyFromObject(node), node)).To(Succeed())
 		Expect(node.ResourceVersion).To(Equal(version))
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })

@@ -26,7 +26,7 @@ import (
 	"drayage.dev/test/env"
 )
 
-const patience = 40 * time.Second
+const patience = 2 * time.Minute
 
 var _ = Describe("the scheduler's process", Ordered, func() {
 	var (

@@ -17,7 +17,7 @@ import (
 	"drayage.dev/test/env"
 )
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 var _ = Describe("dray delete", Ordered, func() {
 	var (

@@ -164,11 +164,11 @@ var _ = Describe("nodes on the command line", Ordered, func() {
 		DeferCleanup(func(ctx context.Context) { Expect(admin.Delete(ctx, budget)).To(Succeed()) })
 		budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, CurrentHealthy: 1, DesiredHealthy: 1, ExpectedPods: 1}
 		Expect(admin.Status().Update(ctx, budget)).To(Succeed())
-		text, code := commandline.Run("drain", "n1", "--timeout=1s")
+		text, code := commandline.Run("drain", "n1", "--timeout=8s")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring(`error when evicting pods/"web" -n "default" (will retry after 5s): Cannot evict pod as it would violate the pod's disruption budget. ` +
 			"The disruption budget keep-web needs 1 healthy pods and has 1 currently"))
-		Expect(text).To(ContainSubstring("global timeout reached: 1s"))
+		Expect(text).To(ContainSubstring("global timeout reached: 8s"))
 		Expect(gone(ctx, web)).To(BeFalse())
 	})
 })

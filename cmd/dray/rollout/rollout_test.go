@@ -16,7 +16,7 @@ import (
 	"drayage.dev/test/env"
 )
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 var _ = Describe("dray rollout", Ordered, func() {
 	var (
@@ -88,7 +88,7 @@ var _ = Describe("dray rollout", Ordered, func() {
 		done := make(chan outcome, 1)
 		go func() {
 			defer GinkgoRecover()
-			text, code := dray("status", "deployment/web", "--timeout=30s")
+			text, code := dray("status", "deployment/web", "--timeout=2m")
 			done <- outcome{text, code}
 		}()
 		Consistently(done, time.Second).ShouldNot(Receive())
@@ -108,7 +108,7 @@ var _ = Describe("dray rollout", Ordered, func() {
 		text, code := dray("status", "deploy", "web", "--watch=false")
 		Expect(code).To(Equal(0))
 		Expect(text).To(ContainSubstring("1 of 2 updated replicas are available..."))
-		text, code = dray("status", "ddeploy/web", "--timeout=1s")
+		text, code = dray("status", "ddeploy/web", "--timeout=4s")
 		Expect(code).To(Equal(1))
 		Expect(text).To(ContainSubstring("timed out waiting for the condition"))
 	})

@@ -50,7 +50,7 @@ var _ = Describe("the embedded API server", Ordered, func() {
 				DataDir: dir, Listener: listener, Ephemeral: true, Ready: func(info controlplane.Info) { ready <- info },
 			}})
 		}()
-		DeferCleanup(func() { stop(); Eventually(done, time.Minute).Should(Receive(BeNil())) })
+		DeferCleanup(func() { stop(); Eventually(done, 2*time.Minute).Should(Receive(BeNil())) })
 		Eventually(ready, 2*time.Minute).Should(Receive(&info))
 		c, err = client.New(info.Admin, client.Options{Scheme: scheme.New()})
 		Expect(err).NotTo(HaveOccurred())
@@ -90,7 +90,7 @@ var _ = Describe("the embedded API server", Ordered, func() {
 				}
 			}
 			g.Expect(events).To(HaveLen(2))
-		}, 40*time.Second).Should(Succeed())
+		}).Should(Succeed())
 		Expect(events[0].Verb).To(Equal("create"))
 		Expect(events[0].User.Username).To(Equal("drayage:admin"))
 		Expect(events[0].ResponseStatus.Code).To(BeEquivalentTo(http.StatusCreated))
@@ -139,7 +139,7 @@ var _ = Describe("the embedded API server", Ordered, func() {
 			Expect(err).NotTo(HaveOccurred())
 			return string(data)
 		}
-		Eventually(body, 30*time.Second).Should(And(
+		Eventually(body).Should(And(
 			ContainSubstring("\napiserver_request_total{"), ContainSubstring("\nscheduler_pending_pods{"),
 			ContainSubstring(`controller="replicaset"`), ContainSubstring("\napiserver_flowcontrol_"), ContainSubstring("\nrest_client_requests_total{"),
 		))
@@ -151,7 +151,7 @@ var _ = Describe("the embedded API server", Ordered, func() {
 	It("ends a pod's token with the pod", func(ctx context.Context) {
 		pod := &dcorev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "caller"}}
 		pod.Spec = corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "app", Image: "app:1"}}}
-		Eventually(func() error { return c.Create(ctx, pod) }, 20*time.Second).Should(Succeed())
+		Eventually(func() error { return c.Create(ctx, pod) }).Should(Succeed())
 		node := asUser(dcorev1.NodeUserPrefix+"n1", dcorev1.NodesGroup)
 		body, err := json.Marshal(subresourcesv1alpha1.PodTokenRequest{Pod: subresourcesv1alpha1.PodIdentity{Namespace: "default", Name: "caller", UID: pod.UID}})
 		Expect(err).NotTo(HaveOccurred())
@@ -173,6 +173,6 @@ var _ = Describe("the embedded API server", Ordered, func() {
 		Expect(c.Patch(ctx, pod, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`)))).To(Succeed())
 		Expect(client.IgnoreNotFound(c.Delete(ctx, pod, client.GracePeriodSeconds(0)))).To(Succeed())
 		// What was authenticated just before is remembered for ten seconds.
-		Eventually(known, 30*time.Second).Should(BeFalse())
+		Eventually(known).Should(BeFalse())
 	})
 })

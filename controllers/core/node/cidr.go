@@ -110,19 +110,30 @@ func (r *reconciler) ensureCIDR(ctx context.Context, node *dcorev1.Node) error {
 }
 
 // heldRanges are the ranges that nodes have. Claims are names: one does not stand in the way of another
-// that overlaps it, and a cluster that was started with another size of shares has such.
+// that overlaps it, and a cluster that was started with another size of shares has such. Nodes are asked, too: what
+// one came with may not be claimed yet.
 func (r *reconciler) heldRanges(ctx context.Context) ([]netip.Prefix, error) {
 	var list dnetworkingv1alpha1.AllocationList
 	if err := r.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing the nodes' pod ranges: %w", err)
 	}
+	var nodes dcorev1.NodeList
+	if err := r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the nodes' pod ranges: %w", err)
+	}
 	var held []netip.Prefix
+	hold := func(text string) {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			held = append(held, prefix)
+		}
+	}
 	for i := range list.Items {
 		if spec := &list.Items[i].Spec; spec.Type == dnetworkingv1alpha1.PodCIDR {
-			if prefix, err := netip.ParsePrefix(spec.Value); err == nil {
-				held = append(held, prefix)
-			}
+			hold(spec.Value)
 		}
+	}
+	for i := range nodes.Items {
+		hold(nodes.Items[i].Spec.PodCIDR)
 	}
 	return held, nil
 }

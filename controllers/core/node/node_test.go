@@ -20,9 +20,11 @@ import (
 	"k8s.io/kubernetes/pkg/controller/tainteviction"
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	dcorev1 "drayage.dev/apis/core/v1"
+	"drayage.dev/controllers/core/claims"
 	"drayage.dev/internal/scheme"
 	"drayage.dev/internal/upstream"
 )
@@ -173,6 +175,29 @@ var _ = Describe("podRange", func() {
 	})
 })
 
+var _ = Describe("the range of a new node", func() {
+	It("overlaps with none that another node came with, claimed or not", func(ctx context.Context) {
+		wide := &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "wide"}, Spec: corev1.NodeSpec{PodCIDR: "10.244.0.0/21"}}
+		fresh := &dcorev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "fresh", UID: "1"}}
+		builder := ctrlfake.NewClientBuilder().WithScheme(scheme.New()).WithObjects(wide, fresh)
+		Expect(claims.Index(ctx, builderIndexer{builder})).To(Succeed())
+		api := builder.Build()
+		shares, err := newPodRange("10.244.0.0/16", 0)
+		Expect(err).NotTo(HaveOccurred())
+		r := &reconciler{client: api, claims: &claims.Claims{Client: api, Live: api}, podRange: shares}
+		Expect(r.ensureCIDR(ctx, fresh)).To(Succeed())
+		Expect(fresh.Spec.PodCIDR).To(Equal("10.244.8.0/24"))
+	})
+})
+
+// builderIndexer lets a fake client have the index of a manager's cache.
+type builderIndexer struct{ *ctrlfake.ClientBuilder }
+
+func (b builderIndexer) IndexField(_ context.Context, object client.Object, field string, extract client.IndexerFunc) error {
+	b.WithIndex(object, field, extract)
+	return nil
+}
+
 var _ = Describe("evictAt, against upstream's taint eviction controller", func() {
 	It("makes the same pods leave at once, and leaves the others", func(ctx context.Context) {
 		random := rand.New(rand.NewSource(GinkgoRandomSeed()))
@@ -207,7 +232,7 @@ var _ = Describe("evictAt, against upstream's taint eviction controller", func()
 				}
 			}
 			slices.Sort(ours)
-			Eventually(theirs, "30s").Should(Equal(ours), "taints %v", node.Spec.Taints)
+			Eventually(theirs).Should(Equal(ours), "taints %v", node.Spec.Taints)
 			Consistently(theirs, "150ms").Should(Equal(ours))
 		}
 	})

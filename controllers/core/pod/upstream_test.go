@@ -41,7 +41,7 @@ var _ = Describe("the collector, against upstream's", func() {
 			for i := range 40 {
 				pods = append(pods, randomPod(random, i, start))
 			}
-			Eventually(endedUpstream(ctx, nodes, pods), "30s", "50ms").Should(Equal(ended(ctx, nodes, pods)))
+			Eventually(endedUpstream(ctx, nodes, pods)).Should(Equal(ended(ctx, nodes, pods)))
 		}
 	})
 })

@@ -10,6 +10,6 @@ import (
 
 func TestPodDisruptionBudget(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(30 * time.Second)
+	SetDefaultEventuallyTimeout(time.Minute)
 	RunSpecs(t, "controllers/policy/poddisruptionbudget")
 }
