@@ -26,6 +26,10 @@ const (
 	patience     = 500 * time.Millisecond
 	tries        = 3
 	dialPatience = 2 * time.Second
+	// looks is how often the kernel is asked for rules that differ, each lookAgain after the one before. Well below
+	// the ten seconds after which the agent repairs what others have changed.
+	looks     = 4
+	lookAgain = 250 * time.Millisecond
 	// atOnce is how many ways are looked at side by side.
 	atOnce = 16
 	// maxEndpoints bounds the endpoints that are connected to for one port.
@@ -162,6 +166,23 @@ func (r *run) inspect() error {
 	return nil
 }
 
+// different compares what the kernel does for the service with what it should. The kernel follows a change of the
+// service a moment later: what differs has to do so for a while.
+func (r *run) different(ctx context.Context, name types.NamespacedName, frontends map[spec.Key]*spec.Frontend) ([]string, error) {
+	for look := 1; ; look++ {
+		differences, err := r.Compare(frontends)
+		if err != nil || len(differences) == 0 || look == looks {
+			return differences, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lookAgain):
+		}
+		frontends, _ = r.Services.Frontends(name)
+	}
+}
+
 // wayTo finds how packets get to another node.
 func (r *run) wayTo(node string) (podnet.Way, bool) {
 	at := slices.IndexFunc(r.ways, func(way podnet.Way) bool { return way.Peer.Name == node })
@@ -246,7 +267,7 @@ func (r *run) toService(ctx context.Context, service subresourcesv1alpha1.Checke
 	case len(frontends) == 0:
 		r.broken("the agent of node %s does not know service %s: it does not reach the API server, or the service is another proxy's (label service.kubernetes.io/service-proxy-name).", r.Node, name)
 	default:
-		r.compare(name, frontends)
+		r.compare(ctx, name, frontends)
 	}
 	for _, port := range service.Ports {
 		r.heard(name, service.Address, port, frontends)
@@ -256,8 +277,8 @@ func (r *run) toService(ctx context.Context, service subresourcesv1alpha1.Checke
 	}
 }
 
-func (r *run) compare(name types.NamespacedName, frontends map[spec.Key]*spec.Frontend) {
-	differences, err := r.Compare(frontends)
+func (r *run) compare(ctx context.Context, name types.NamespacedName, frontends map[spec.Key]*spec.Frontend) {
+	differences, err := r.different(ctx, name, frontends)
 	if err != nil {
 		r.broken("the kernel of node %s could not be asked for its service rules: %v.", r.Node, err)
 		return

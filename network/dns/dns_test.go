@@ -98,7 +98,7 @@ var _ = Describe("dray-dns", Ordered, func() {
 
 	ask := func(name string, kind uint16, change ...func(*miekg.Msg, *miekg.Client)) *miekg.Msg {
 		GinkgoHelper()
-		request, c := new(miekg.Msg), &miekg.Client{Timeout: 3 * time.Second}
+		request, c := new(miekg.Msg), &miekg.Client{Timeout: 30 * time.Second}
 		request.SetQuestion(name, kind)
 		for _, f := range change {
 			f(request, c)
@@ -133,7 +133,7 @@ var _ = Describe("dray-dns", Ordered, func() {
 		stop = func() {
 			GinkgoHelper()
 			cancel()
-			Eventually(done, "5s").Should(Receive(BeNil()))
+			Eventually(done).Should(Receive(BeNil()))
 		}
 	}
 	service := func(name string, change func(*corev1.ServiceSpec)) {
@@ -198,7 +198,7 @@ var _ = Describe("dray-dns", Ordered, func() {
 		Expect(api.Create(ctx, upstream.FromEndpointSlice(slice))).To(Succeed())
 		start()
 		DeferCleanup(func() { stop() })
-		Eventually(func() int { return ask("db.shop.svc.cluster.local.", miekg.TypeA).Rcode }, "10s").Should(Equal(miekg.RcodeSuccess))
+		Eventually(func() int { return ask("db.shop.svc.cluster.local.", miekg.TypeA).Rcode }).Should(Equal(miekg.RcodeSuccess))
 	})
 
 	DescribeTable("answers", func(name string, kind uint16, expected ...string) {
@@ -277,7 +277,7 @@ var _ = Describe("dray-dns", Ordered, func() {
 		other.down.Store(true)
 		Expect(ask("later.example.", miekg.TypeA).Rcode).To(Equal(miekg.RcodeServerFailure))
 		other.down.Store(false)
-		Eventually(func() int { return ask("later.example.", miekg.TypeA).Rcode }, "5s").Should(Equal(miekg.RcodeNameError))
+		Eventually(func() int { return ask("later.example.", miekg.TypeA).Rcode }).Should(Equal(miekg.RcodeNameError))
 	})
 
 	It("asks those of a stub domain about its names", func() {
@@ -364,6 +364,6 @@ var _ = Describe("dray-dns", Ordered, func() {
 		Expect(api.Delete(ctx, gone)).To(Succeed())
 		cfg.RESTConfig, cfg.SnapshotFile = reachable, snapshot
 		start()
-		Eventually(func() int { return ask("user-service.shop.svc.cluster.local.", miekg.TypeA).Rcode }, "10s").Should(Equal(miekg.RcodeNameError))
+		Eventually(func() int { return ask("user-service.shop.svc.cluster.local.", miekg.TypeA).Rcode }).Should(Equal(miekg.RcodeNameError))
 	})
 })

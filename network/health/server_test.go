@@ -30,7 +30,7 @@ type said struct {
 }
 
 func ask(port uint16) (said, error) {
-	response, err := (&http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+	response, err := (&http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
 	if err != nil {
 		return said{}, err
 	}
@@ -119,6 +119,6 @@ var _ = Describe("The server", func() {
 		})
 		Eventually(func() error { _, err := ask(mine); return err }).Should(Succeed())
 		taken.Store(false)
-		Eventually(func() error { _, err := ask(other); return err }, "15s").Should(Succeed())
+		Eventually(func() error { _, err := ask(other); return err }).Should(Succeed())
 	})
 })

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,6 +31,9 @@ type Set struct {
 
 // setChunk is how many elements go into one message: an attribute holds 64 KiB.
 const setChunk = 1000
+
+// countAttempts is how often a ruleset is read that others change meanwhile.
+const countAttempts = 5
 
 // NativeUint32 encodes a number as the kernel's registers hold it.
 func NativeUint32(value uint32) []byte { return binary.NativeEndian.AppendUint32(nil, value) }
@@ -124,8 +128,18 @@ func (r Ruleset) present(ns *Namespace, mark string) bool {
 }
 
 // CountRules returns the number of rules of each chain of the table; nothing when there is no table.
-// It reads counts only: the library cannot decode every expression that it can write.
-func CountRules(ns *Namespace, table *nftables.Table) (map[string]int, error) {
+// It reads counts only: the library cannot decode every expression that it can write. A ruleset that others change
+// meanwhile is read again, a few times.
+func CountRules(ns *Namespace, table *nftables.Table) (counts map[string]int, err error) {
+	for range countAttempts {
+		if counts, err = countRules(ns, table); !errors.Is(err, ErrInterrupted) {
+			return counts, err
+		}
+	}
+	return nil, err
+}
+
+func countRules(ns *Namespace, table *nftables.Table) (map[string]int, error) {
 	counts := map[string]int{}
 	err := inTable(ns, table, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, func(chain string) {
 		counts[chain] = 0

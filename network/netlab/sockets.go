@@ -81,10 +81,13 @@ func (n *Namespace) Dial(network, addr string, timeout time.Duration) (conn net.
 	return conn, err
 }
 
+// patience bounds an answer. A first packet that was lost is sent again after one second, three and seven.
+const patience = 15 * time.Second
+
 // Ask opens a connection from the namespace, sends a line and returns who answered and what source
 // address it saw.
 func (n *Namespace) Ask(network, addr string) (name, source string, err error) {
-	conn, err := n.Dial(network, addr, 2*time.Second)
+	conn, err := n.Dial(network, addr, patience)
 	if err != nil {
 		return "", "", err
 	}
@@ -94,7 +97,7 @@ func (n *Namespace) Ask(network, addr string) (name, source string, err error) {
 
 // AskOn is Ask on a connection that is open already.
 func AskOn(conn net.Conn) (name, source string, err error) {
-	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", "", err
 	}
 	if _, err := fmt.Fprintln(conn, "who"); err != nil {

@@ -49,7 +49,7 @@ var _ = Describe("Churn", func() {
 						return
 					default:
 					}
-					conn, err := client.Dial("tcp", service, 5*time.Second)
+					conn, err := client.Dial("tcp", service, patience)
 					asked.Add(1)
 					if err != nil {
 						mu.Lock()

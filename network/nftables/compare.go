@@ -11,7 +11,7 @@ import (
 // holds of them although it should not: a sentence for each frontend. It changes nothing, and may be
 // called on a Table that was never synced.
 func (t *Table) Compare(frontends map[spec.Key]*spec.Frontend) (sentences []string, err error) {
-	is, _, whole, err := t.read(count(frontends))
+	is, _, _, whole, err := t.read(count(frontends))
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ var _ = Describe("A connection through a service", func() {
 	begin := func(from *netlab.Namespace) (conn, served *net.TCPConn) {
 		GinkgoHelper()
 		listener := listen(server)
-		dialled, err := from.Dial("tcp", service, 5*time.Second)
+		dialled, err := from.Dial("tcp", service, patience)
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(dialled.Close)
 		accepted, err := listener.Accept()
@@ -55,7 +55,7 @@ var _ = Describe("A connection through a service", func() {
 		_ = served.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 		_, err := served.Read(make([]byte, 1))
 		Expect(err).To(MatchError(os.ErrDeadlineExceeded), "nothing may come back")
-		_ = served.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = served.SetReadDeadline(time.Now().Add(patience))
 		_, err = conn.Write([]byte("x"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(served.Read(make([]byte, 1))).To(Equal(1))

@@ -301,3 +301,9 @@ func (t *touched) settle(s sharing, d *difference) {
 func sortShapes(shapes []shape) {
 	slices.SortFunc(shapes, func(a, b shape) int { return cmp.Or(cmp.Compare(a.set(), b.set()), cmp.Compare(a.code(), b.code())) })
 }
+
+// settleShapes sorts the shapes, and leaves each once.
+func settleShapes(shapes []shape) []shape {
+	sortShapes(shapes)
+	return slices.Compact(shapes)
+}

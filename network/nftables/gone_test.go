@@ -32,7 +32,6 @@ var _ = Describe("A connection to a pod that goes", func() {
 		By("losing its first packet on the way to the pod")
 		ignore(deaf.Path)
 		name := make(chan string, 1)
-		start := time.Now()
 		go func() {
 			defer GinkgoRecover()
 			name <- askPatiently(client.Dial, service)
@@ -43,8 +42,7 @@ var _ = Describe("A connection to a pod that goes", func() {
 		w.apply(spec.Changes{key(service, tcp): frontend(staying)})
 		Expect(w.table.Forget()).To(Succeed())
 		Expect(w.pods.Remove(ctx, node.PodRef{SandboxID: "deaf"})).To(Succeed())
-		Expect(time.Since(start)).To(BeNumerically("<", time.Second), "the client has not repeated its packet yet")
-		Eventually(name).WithTimeout(5 * time.Second).Should(Receive(Equal("staying")))
+		Eventually(name).Should(Receive(Equal("staying")))
 	})
 
 	It("goes on when the pod has answered it", func() {
@@ -53,7 +51,7 @@ var _ = Describe("A connection to a pod that goes", func() {
 		_, going := w.pod("going")
 		_, staying := w.pod("staying")
 		w.apply(spec.Changes{key(service, tcp): frontend(going)})
-		conn, err := client.Dial("tcp", service, 5*time.Second)
+		conn, err := client.Dial("tcp", service, patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer conn.Close()
 		w.apply(spec.Changes{key(service, tcp): frontend(staying)})
@@ -78,7 +76,7 @@ var _ = Describe("A connection to a pod that goes", func() {
 				})
 				return conn, err
 			}
-			conn, err := from("tcp", service, 5*time.Second)
+			conn, err := from("tcp", service, patience)
 			Expect(err).NotTo(HaveOccurred())
 			_, _ = conn.Write([]byte("x"))
 			_, err = conn.Read(make([]byte, 1))
@@ -141,7 +139,7 @@ func (w *world) conntrack(args ...string) string {
 
 func askPatiently(dial func(network, addr string, timeout time.Duration) (net.Conn, error), service string) string {
 	GinkgoHelper()
-	conn, err := dial("tcp", service, 5*time.Second)
+	conn, err := dial("tcp", service, patience)
 	Expect(err).NotTo(HaveOccurred())
 	defer conn.Close()
 	name, _, err := netlab.AskOn(conn)

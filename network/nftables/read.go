@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -13,10 +14,53 @@ import (
 	"drayage.dev/network/kernel"
 )
 
-// read returns the elements, settled, and shapes that the kernel holds; expected is how many elements that may
-// be. whole is false when the table is not
-// there or is not of this layout: then it has to be built anew.
-func (t *Table) read(expected int) (is elements, shapes []shape, whole bool, err error) {
+const (
+	// readPatience bounds the wait for a set that the kernel rearranges. A hundred thousand elements take it some
+	// ten milliseconds where it gets a processor.
+	readPatience = 5 * time.Second
+	// The set is read again after minPause, then after twice as long each time up to maxPause.
+	minPause, maxPause = 2 * time.Millisecond, 200 * time.Millisecond
+	// unsteadyReads is how often a ruleset that others change meanwhile is read; after that it is taken as it
+	// is, and Touched tells of the change.
+	unsteadyReads = 4
+)
+
+// errRearranging says that the kernel was moving a set's elements to a larger or smaller hash table when it listed
+// them. Such a listing may show elements twice, and as it goes on with each part from the number that the one before
+// had come to, it leaves out as many as it showed twice, at most. The generation does not tell.
+var errRearranging = errors.New("the kernel goes on rearranging the set")
+
+// read returns the elements, settled, and shapes that the kernel holds, and the generation before that was read;
+// expected is how many elements that may be. whole is false when the table is not there or is not of this layout:
+// then it has to be built anew.
+func (t *Table) read(expected int) (is elements, shapes []shape, generation uint32, whole bool, err error) {
+	deadline, pause := time.Now().Add(readPatience), minPause
+	for reads := 1; ; reads++ {
+		generation, err = t.readGeneration()
+		if err != nil {
+			return nil, nil, 0, false, err
+		}
+		is, shapes, whole, err = t.readOnce(expected)
+		switch {
+		case errors.Is(err, errRearranging), errors.Is(err, kernel.ErrInterrupted):
+			if time.Now().After(deadline) {
+				return nil, nil, 0, false, err
+			}
+		case err != nil:
+			return nil, nil, 0, false, err
+		default:
+			now, err := t.readGeneration()
+			if err != nil || now == generation || reads >= unsteadyReads {
+				return is, shapes, generation, whole, err
+			}
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// readOnce is read, of a ruleset that may change meanwhile.
+func (t *Table) readOnce(expected int) (is elements, shapes []shape, whole bool, err error) {
 	chains, err := kernel.CountRules(t.ns, t.layout.table)
 	if err != nil || len(chains) == 0 {
 		return nil, nil, false, err
@@ -63,6 +107,11 @@ func (t *Table) read(expected int) (is elements, shapes []shape, whole bool, err
 			return nil, nil, false, nil
 		}
 	}
+	listed := len(is) + len(shapes)
+	is, shapes = is.settle(), settleShapes(shapes)
+	if len(is)+len(shapes) < listed {
+		return nil, nil, false, errRearranging
+	}
 	// What is left of the chains are the shapes', each with its rules.
 	if len(chains) != len(shapes) || slices.ContainsFunc(shapes, func(sh shape) bool {
 		count, ok := chains[sh.chain()]
@@ -70,7 +119,7 @@ func (t *Table) read(expected int) (is elements, shapes []shape, whole bool, err
 	}) {
 		return nil, nil, false, nil
 	}
-	return is.settle(), shapes, true, nil
+	return is, shapes, true, nil
 }
 
 // setElemKeyEnd is NFTA_SET_ELEM_KEY_END (Linux 5.6), which x/sys/unix lacks.

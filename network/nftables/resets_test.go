@@ -65,7 +65,7 @@ func closeAll(listener net.Listener, reset bool) {
 }
 
 func ask(from *netlab.Namespace, address string) error {
-	conn, err := from.Dial("tcp", address, 5*time.Second)
+	conn, err := from.Dial("tcp", address, patience)
 	if err != nil {
 		return err
 	}

@@ -149,12 +149,8 @@ func (t *Table) Sync(desired map[spec.Key]*spec.Frontend) (changed bool, err err
 		shared.change(key, f, +1)
 		frontends[key] = f
 	}
-	generation, err := t.readGeneration()
-	if err != nil {
-		return false, err
-	}
 	expected := count(frontends) + len(shared.hairpin)
-	is, shapes, whole, err := t.read(expected)
+	is, shapes, generation, whole, err := t.read(expected)
 	if err != nil {
 		return false, err
 	}

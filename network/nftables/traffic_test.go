@@ -150,16 +150,12 @@ var _ = Describe("Traffic", func() {
 			key(w.Address.String()+":30080", tcp): {Masquerade: true},
 		})
 		for _, from := range []*netlab.Namespace{pod, w.Namespace} {
-			inTime(time.Second, func() {
-				_, err := from.Dial("tcp", service, 5*time.Second)
-				Expect(err).To(MatchError(syscall.ECONNREFUSED))
-			})
-			inTime(time.Second, func() {
-				_, _, err := from.Ask("udp", service)
-				Expect(err).To(Or(MatchError(syscall.ECONNREFUSED), MatchError(syscall.EPERM)))
-			})
+			_, err := from.Dial("tcp", service, patience)
+			Expect(err).To(MatchError(syscall.ECONNREFUSED))
+			_, _, err = from.Ask("udp", service)
+			Expect(err).To(Or(MatchError(syscall.ECONNREFUSED), MatchError(syscall.EPERM)))
 		}
-		_, err := w.Outside.Dial("tcp", w.Address.String()+":30080", time.Second)
+		_, err := w.Outside.Dial("tcp", w.Address.String()+":30080", patience)
 		Expect(err).To(MatchError(syscall.ECONNREFUSED))
 	})
 
@@ -199,9 +195,10 @@ var _ = Describe("Traffic", func() {
 		_, one := w.pod("one")
 		_, two := w.pod("two")
 		_, three := w.pod("three")
+		affinity := time.Hour
 		sticky := func(slots ...netip.AddrPort) *spec.Frontend {
 			f := frontend(slots...)
-			f.Affinity = 2 * time.Second
+			f.Affinity = affinity
 			return f
 		}
 		w.apply(spec.Changes{key(service, tcp): sticky(one, two, three)})
@@ -227,10 +224,10 @@ var _ = Describe("Traffic", func() {
 		Expect(answers(client, "tcp", service, 30)).To(Equal(map[string]int{second: 30}))
 
 		By("forgetting after the timeout")
-		Eventually(func() map[string]int {
-			time.Sleep(2100 * time.Millisecond)
-			return answers(client, "tcp", service, 1)
-		}, 30*time.Second).ShouldNot(HaveKey(second))
+		affinity = 2 * time.Second
+		w.apply(spec.Changes{key(service, tcp): sticky(one, two, three)})
+		Eventually(func() map[string]int { return answers(client, "tcp", service, 1) }).
+			WithPolling(2100 * time.Millisecond).ShouldNot(HaveKey(second))
 	})
 
 	It("moves UDP flows of the node's clients, who have endpoints of their own, and leaves others' alone", func() {
@@ -246,10 +243,10 @@ var _ = Describe("Traffic", func() {
 			Expect(err).NotTo(HaveOccurred())
 			return name
 		}
-		near, err := client.Dial("udp", target, 3*time.Second)
+		near, err := client.Dial("udp", target, patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer near.Close()
-		far, err := w.Outside.Dial("udp", target, 3*time.Second)
+		far, err := w.Outside.Dial("udp", target, patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer far.Close()
 		Expect([]string{ask(near), ask(far)}).To(Equal([]string{"one", "one"}))
@@ -266,10 +263,10 @@ var _ = Describe("Traffic", func() {
 		_, one := w.pod("one")
 		_, two := w.pod("two")
 		w.apply(spec.Changes{key(service, tcp): frontend(one), key(service, udp): frontend(one)})
-		flow, err := client.Dial("udp", service, 3*time.Second)
+		flow, err := client.Dial("udp", service, patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer flow.Close()
-		stream, err := client.Dial("tcp", service, 3*time.Second)
+		stream, err := client.Dial("tcp", service, patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer stream.Close()
 		ask := func(network string) string {
@@ -295,7 +292,7 @@ var _ = Describe("Traffic", func() {
 		_, err = w.table.Sync(spec.Changes{key(service, tcp): frontend(two)})
 		Expect(err).NotTo(HaveOccurred())
 		w.apply(spec.Changes{key(service, tcp): nil, key(service, udp): nil})
-		_, err = client.Dial("tcp", service, time.Second)
+		_, err = client.Dial("tcp", service, patience)
 		Expect(err).To(MatchError(syscall.EHOSTUNREACH))
 	})
 })

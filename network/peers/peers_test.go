@@ -73,7 +73,7 @@ var _ = Describe("Follow", func() {
 			Name: "other", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
 			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
 		}
-		Eventually(network.all).WithTimeout(20 * time.Second).Should(Equal([][]podnet.Peer{{expected}}))
+		Eventually(network.all).Should(Equal([][]podnet.Peer{{expected}}))
 
 		By("what does not concern the network is not told")
 		before := other.DeepCopy()

@@ -11,6 +11,6 @@ import (
 func TestPeers(t *testing.T) {
 	RegisterFailHandler(Fail)
 	// A control plane on a busy machine takes its time.
-	SetDefaultEventuallyTimeout(20 * time.Second)
+	SetDefaultEventuallyTimeout(30 * time.Second)
 	RunSpecs(t, "Peers")
 }

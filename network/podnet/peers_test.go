@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -149,7 +148,7 @@ var _ = Describe("Several nodes", func() {
 		server, err := nodes[2].pod.Serve(":8081", "large")
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(server.Close)
-		conn, err := nodes[0].pod.Dial("tcp", nodes[2].podIP+":8081", 2*time.Second)
+		conn, err := nodes[0].pod.Dial("tcp", nodes[2].podIP+":8081", patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer conn.Close()
 		_, err = conn.Write(append(slices.Repeat([]byte("x"), 20000), '\n'))
@@ -180,14 +179,14 @@ var _ = Describe("Several nodes", func() {
 		foreign := &netlink.Route{Dst: mustIPNet("203.0.113.0/24"), Gw: nodes[1].Addresses[0].AsSlice(), Protocol: unix.RTPROT_STATIC}
 		Expect(one.Links(func(handle *netlink.Handle) error { return handle.RouteAdd(foreign) })).To(Succeed())
 		Expect(one.manager.SetPeers(ctx, []podnet.Peer{nodes[1].Peer})).To(Succeed())
-		_, err := one.pod.Dial("tcp", nodes[2].podIP+":8080", 2*time.Second)
+		_, err := one.pod.Dial("tcp", nodes[2].podIP+":8080", patience)
 		Expect(err).To(MatchError(syscall.EHOSTUNREACH))
 		Expect(links(&netlab.Node{Namespace: one.Namespace})).NotTo(ContainElement(kernel.TunnelLink), "the last peer behind it has left")
 		_, _, err = one.pod.Ask("tcp", nodes[1].podIP+":8080")
 		Expect(err).NotTo(HaveOccurred())
 
 		Expect(one.manager.SetPeers(ctx, nil)).To(Succeed())
-		_, err = one.Dial("tcp", nodes[1].podIP+":8080", 2*time.Second)
+		_, err = one.Dial("tcp", nodes[1].podIP+":8080", patience)
 		Expect(err).To(MatchError(syscall.EHOSTUNREACH))
 		Expect(one.Links(func(handle *netlink.Handle) error {
 			routes, err := handle.RouteListFiltered(netlink.FAMILY_V4, foreign, netlink.RT_FILTER_DST)
@@ -207,7 +206,7 @@ var _ = Describe("Several nodes", func() {
 
 	It("keeps connections through a restart without hearing of peers, and repairs what was taken away", func() {
 		one := nodes[0]
-		conn, err := one.pod.Dial("tcp", nodes[2].podIP+":8080", 2*time.Second)
+		conn, err := one.pod.Dial("tcp", nodes[2].podIP+":8080", patience)
 		Expect(err).NotTo(HaveOccurred())
 		defer conn.Close()
 		start(one)
