@@ -40,17 +40,15 @@ func (m *Manager) ask(h hop, is int) (wanted int, answer question) {
 	return netlink.NUD_PROBE, answer
 }
 
-// silentRoutes answer unreachable for a peer's pods and, to this node's pods, for its own address. Its end
-// of the tunnel keeps a route: where reverse paths are filtered, the kernel answers ARP requests only of addresses
-// that it has a route to, and two nodes that have given each other up would not find each other again.
-func (m *Manager) silentRoutes(h hop, tunnel int) []netlink.Route {
+// silentRoutes answer unreachable for a peer's pods and, to this node's pods, for its own address.
+//
+// Where reverse paths are filtered, two nodes that have given each other up do not answer each other. But a
+// request makes the entry of who sends it STALE, which is as good as an answer, and both go on asking.
+func silentRoutes(h hop) []netlink.Route {
 	unreachable := func(to netip.Prefix, table int) netlink.Route {
 		return netlink.Route{Dst: ipNet(to), Type: unix.RTN_UNREACHABLE, Table: table, Protocol: kernel.RouteProtocol}
 	}
-	end := m.peerRoute(netip.PrefixFrom(h.cidr.Addr(), h.cidr.Addr().BitLen()), h.cidr.Addr(), tunnel)
-	end.Flags = int(netlink.FLAG_ONLINK)
 	return []netlink.Route{
-		end,
 		unreachable(h.cidr, unix.RT_TABLE_MAIN),
 		unreachable(netip.PrefixFrom(h.node, h.node.BitLen()), kernel.TunnelRouteTable),
 	}

@@ -73,7 +73,7 @@ func (m *Manager) tunnelTo(hops []hop, uplink netlink.Link) ([]netlink.Route, er
 			}
 		}
 		if asked[h.cidr].silent {
-			routes = append(routes, m.silentRoutes(h, index)...)
+			routes = append(routes, silentRoutes(h)...)
 			continue
 		}
 		pods := m.peerRoute(h.cidr, h.cidr.Addr(), index)
