@@ -26,6 +26,8 @@ const (
 	// checkEvery is how often a balancer looks, checkFailures how many bad answers in a row take a node out: so it
 	// notices within the time that the application leaves it (its preStop hook).
 	checkEvery, checkFailures = 250 * time.Millisecond, 2
+	// connectWithin lets a first packet be repeated once, after a second: more often is lost here.
+	connectWithin = 2500 * time.Millisecond
 )
 
 // What a cluster's administrator does for a balancer that takes its time: the application goes on serving for
@@ -203,5 +205,7 @@ func (b *balancer) DialContext(ctx context.Context, network, _ string) (net.Conn
 	b.next++
 	next := b.next
 	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
 	return b.outside.DialContext(ctx, network, at(nodes[next%len(nodes)], b.ports[next/len(nodes)%len(b.ports)]))
 }
