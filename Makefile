@@ -152,7 +152,7 @@ bench-scheduler: $(BIN)/kube-apiserver $(BIN)/kube-scheduler ## Compare the sche
 	$(BIN)/schedulerperf -scale $(SCALE) -workloads '$(WORKLOADS)'
 
 .PHONY: bench-network
-bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy ## Compare services and pod wiring with kube-proxy and the reference CNI plugins; JSON lines go to BENCH_JSON=file.
+bench-network: build $(BIN)/kube-apiserver $(BIN)/kube-proxy $(BIN)/coredns ## Compare services, pod wiring and DNS with kube-proxy, the reference CNI plugins and CoreDNS; JSON lines go to BENCH_JSON=file.
 	@./test/packages.sh cluster
 	$(GO) build -o $(BIN)/bench-network ./test/bench/network
 	$(BIN)/bench-network

@@ -27,6 +27,8 @@ type Store struct {
 	// clusterIPs lead from addresses to services, endpoints to the slices that have them.
 	clusterIPs map[netip.Addr]types.NamespacedName
 	endpoints  map[netip.Addr][]*watch.EndpointSlice
+	// asked are the hosts of services that questions were about since they changed last.
+	asked memory
 }
 
 // NewStore returns an empty store, which is not Known.
@@ -117,6 +119,7 @@ func (s *Store) SetEndpointSlice(kept *watch.EndpointSlice) {
 	if service.Name == "" || slice.AddressType == discoveryv1.AddressTypeFQDN {
 		return
 	}
+	s.asked.forget(service)
 	s.slices[service] = append(s.slices[service], kept)
 	s.owners[kept.NamespacedName] = service
 	for _, address := range allAddresses(slice) {
@@ -139,6 +142,7 @@ func (s *Store) dropSlice(name types.NamespacedName) {
 	}
 	at := slices.IndexFunc(s.slices[service], func(slice *watch.EndpointSlice) bool { return slice.NamespacedName == name })
 	old := s.slices[service][at]
+	s.asked.forget(service)
 	delete(s.owners, name)
 	if s.slices[service] = slices.Delete(s.slices[service], at, at+1); len(s.slices[service]) == 0 {
 		delete(s.slices, service)
@@ -179,13 +183,17 @@ type host struct {
 }
 
 // hosts are the ready endpoints of a service, each name and address once, sorted. The caller holds the
-// lock.
+// lock, and writes nothing to them.
 func (s *Store) hosts(service types.NamespacedName) []host {
+	if result, ok := s.asked.hosts(service); ok {
+		return result
+	}
 	var result []host
 	for _, kept := range s.slices[service] {
 		result = append(result, hostsOf(kept.Unpack())...)
 	}
 	slices.SortFunc(result, func(a, b host) int { return a.address.Compare(b.address) })
+	s.asked.remember(service, result)
 	return result
 }
 

@@ -154,5 +154,10 @@ func peerOf(node *dcorev1.Node) (peer podnet.Peer, ok bool) {
 			peer.PodCIDRs = append(peer.PodCIDRs, prefix.Masked())
 		}
 	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			peer.Lost = condition.Status == corev1.ConditionUnknown
+		}
+	}
 	return peer, len(peer.Addresses) > 0 && len(peer.PodCIDRs) > 0
 }

@@ -85,9 +85,26 @@ var _ = Describe("Follow", func() {
 		Eventually(network.all).Should(HaveLen(2))
 		Expect(network.all()[1]).To(HaveExactElements(HaveField("Name", "late"), Equal(expected)))
 
-		Expect(write.Delete(ctx, late)).To(Succeed())
+		By("that the API has not heard of a node for its grace period is")
+		heartbeat := func(status corev1.ConditionStatus, reason string) {
+			GinkgoHelper()
+			before := other.DeepCopy()
+			other.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, Reason: reason}}
+			Expect(write.Status().Patch(ctx, other, client.MergeFrom(before))).To(Succeed())
+		}
+		heartbeat(corev1.ConditionTrue, "Ready")
+		heartbeat(corev1.ConditionFalse, "RuntimeIsDown")
+		heartbeat(corev1.ConditionUnknown, "AgentIsSilent")
+		lost := expected
+		lost.Lost = true
 		Eventually(network.all).Should(HaveLen(3))
-		Expect(network.all()[2]).To(Equal([]podnet.Peer{expected}))
+		Expect(network.all()[2]).To(HaveExactElements(HaveField("Name", "late"), Equal(lost)))
+		heartbeat(corev1.ConditionTrue, "Ready")
+		Eventually(network.all).Should(HaveLen(4))
+
+		Expect(write.Delete(ctx, late)).To(Succeed())
+		Eventually(network.all).Should(HaveLen(5))
+		Expect(network.all()[4]).To(Equal([]podnet.Peer{expected}))
 		cancel()
 		Eventually(done).Should(Receive(BeNil()))
 	}, SpecTimeout(2*time.Minute))

@@ -122,6 +122,9 @@ func (m *Manager) inspectHop(peer Peer, h hop, uplink netlink.Link, routes []net
 		if inner := h.pathMTU - overhead(h.node); h.pathMTU > 0 && inner < way.MTU {
 			way.MTU = inner
 		}
+		if m.asked[h.cidr].silent {
+			return way, fmt.Sprintf("node %s is silent: the API has not heard of it for its grace period, its end of the tunnel does not answer, and packets to its pods %s are answered unreachable", peer.Name, h.cidr)
+		}
 		wanted = m.peerRoute(h.cidr, h.cidr.Addr(), link.Attrs().Index)
 	}
 	for _, route := range routes {

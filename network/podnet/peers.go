@@ -24,6 +24,9 @@ type Peer struct {
 	Addresses []netip.Addr
 	// PodCIDRs are the pods behind it, at most one range of each family.
 	PodCIDRs []netip.Prefix
+	// Lost says that the API has not heard of the node for its grace period: agent, machine or network may be
+	// down. A direct link shows the kernel which it is; the far end of the tunnel is asked.
+	Lost bool `json:",omitempty"`
 }
 
 // address is the peer's primary address of a family, or the zero address.
@@ -116,7 +119,7 @@ func (m *Manager) reconcilePeers() error {
 	var direct, tunnelled []hop
 	for _, peer := range m.peers {
 		for _, cidr := range peer.PodCIDRs {
-			h := hop{cidr: cidr.Masked(), node: peer.address(cidr.Addr().Is4())}
+			h := hop{cidr: cidr.Masked(), node: peer.address(cidr.Addr().Is4()), lost: peer.Lost}
 			if !m.acceptable(h.cidr) || !h.node.IsValid() {
 				m.cfg.Log.Info("Ignored a node's pod addresses", "node", peer.Name, "range", cidr)
 				continue
@@ -151,6 +154,8 @@ type hop struct {
 	node netip.Addr
 	// pathMTU is what the kernel knows of the way to the peer; 0 means nothing.
 	pathMTU int
+	// lost is the peer's.
+	lost bool
 }
 
 // acceptable tells whether a range may belong to a peer: it lies in the cluster's pod ranges, and
@@ -188,7 +193,8 @@ func (m *Manager) peerRoute(to netip.Prefix, via netip.Addr, link int) netlink.R
 }
 
 // replaceRoutes adds and replaces routes to peers; with prune it then deletes those that are not
-// desired. Drayage's routes to peers are those of its protocol that have a gateway.
+// desired. Drayage's routes to peers are those of its protocol that have a gateway or say of a silent peer that
+// it cannot be reached.
 func (m *Manager) replaceRoutes(desired []netlink.Route, prune bool) error {
 	found, err := m.handle.RouteListFiltered(netlink.FAMILY_ALL,
 		&netlink.Route{Protocol: kernel.RouteProtocol, Table: unix.RT_TABLE_UNSPEC},
@@ -198,7 +204,7 @@ func (m *Manager) replaceRoutes(desired []netlink.Route, prune bool) error {
 	}
 	present := map[string]netlink.Route{}
 	for _, route := range found {
-		if route.Gw != nil && route.Dst != nil {
+		if route.Dst != nil && (route.Gw != nil || refuses(route) && route.Priority != kernel.WorstMetric) {
 			present[routeKey(route)] = route
 		}
 	}
@@ -210,7 +216,7 @@ func (m *Manager) replaceRoutes(desired []netlink.Route, prune bool) error {
 			continue
 		}
 		if err := m.handle.RouteReplace(&route); err != nil {
-			errs = append(errs, fmt.Errorf("routing %s by way of %s: %w", route.Dst, route.Gw, err))
+			errs = append(errs, fmt.Errorf("routing %s to its node: %w", route.Dst, err))
 		}
 	}
 	if !prune {
@@ -228,6 +234,9 @@ func routeKey(route netlink.Route) string { return fmt.Sprintf("%d %s", route.Ta
 
 func sameRoute(a, b netlink.Route) bool {
 	const flags = int(netlink.FLAG_ONLINK)
+	if refuses(a) || refuses(b) {
+		return refuses(a) && refuses(b)
+	}
 	return a.LinkIndex == b.LinkIndex && a.Gw.Equal(b.Gw) && a.Src.Equal(b.Src) && a.MTU == b.MTU &&
 		a.Flags&flags == b.Flags&flags
 }

@@ -65,6 +65,8 @@ type Manager struct {
 	// peers are the other nodes, sorted by name; heard says that they were told of, ever.
 	peers []Peer
 	heard bool
+	// asked are the questions to the far ends of the tunnel to lost peers, by the range behind them.
+	asked map[netip.Prefix]question
 	// peerErr is why the last attempt to route to peers was not complete.
 	peerErr error
 }

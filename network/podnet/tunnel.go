@@ -43,9 +43,11 @@ func overhead(node netip.Addr) int {
 //   - for packets of pods, the peer's own address, so that it sees the pod's address although no router
 //     on the way knows it, and answers the same way.
 //
-// It deletes nothing that is in use: pruneTunnel does.
+// For a lost peer whose end is silent they lead nowhere. It deletes nothing that is in use: pruneTunnel does.
 func (m *Manager) tunnelTo(hops []hop, uplink netlink.Link) ([]netlink.Route, error) {
+	asked := map[netip.Prefix]question{}
 	if len(hops) == 0 {
+		m.asked = asked
 		return nil, nil
 	}
 	link, err := m.tunnelLink(uplink)
@@ -60,11 +62,19 @@ func (m *Manager) tunnelTo(hops []hop, uplink netlink.Link) ([]netlink.Route, er
 	var routes []netlink.Route
 	for _, h := range hops {
 		for _, entry := range hopEntries(index, h) {
-			if _, known := entries[entryKey(entry)]; !known {
+			is := entries[entryKey(entry)].State
+			if h.lost && entry.Family != unix.AF_BRIDGE {
+				entry.State, asked[h.cidr] = m.ask(h, is)
+			}
+			if is&entry.State == 0 {
 				if err := m.handle.NeighSet(&entry); err != nil {
 					return nil, fmt.Errorf("telling the tunnel where %s is: %w", h.node, err)
 				}
 			}
+		}
+		if asked[h.cidr].silent {
+			routes = append(routes, silentRoutes(h)...)
+			continue
 		}
 		pods := m.peerRoute(h.cidr, h.cidr.Addr(), index)
 		node := m.peerRoute(netip.PrefixFrom(h.node, h.node.BitLen()), h.cidr.Addr(), index)
@@ -77,6 +87,7 @@ func (m *Manager) tunnelTo(hops []hop, uplink netlink.Link) ([]netlink.Route, er
 			routes = append(routes, route)
 		}
 	}
+	m.asked = asked
 	return routes, m.tunnelRules()
 }
 
@@ -179,7 +190,7 @@ func entryKey(entry netlink.Neigh) string {
 	return fmt.Sprintf("%d %s %s", entry.Family, entry.IP, entry.HardwareAddr)
 }
 
-// tunnelEntries are what the device knows for good.
+// tunnelEntries are what the device knows: for good, or of lost peers.
 func (m *Manager) tunnelEntries(link int) (map[string]netlink.Neigh, error) {
 	entries := map[string]netlink.Neigh{}
 	for _, kind := range []int{unix.AF_BRIDGE, netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -188,7 +199,7 @@ func (m *Manager) tunnelEntries(link int) (map[string]netlink.Neigh, error) {
 			return nil, fmt.Errorf("listing the tunnel's entries: %w", err)
 		}
 		for _, entry := range found {
-			if entry.State&netlink.NUD_PERMANENT != 0 {
+			if entry.State&netlink.NUD_NOARP == 0 { // the kernel's own, of multicast addresses
 				entry.Family = kind
 				entries[entryKey(entry)] = entry
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -58,7 +59,7 @@ func Run(ctx context.Context, config *rest.Config, handler Handler, synced func(
 
 // Nodes tells set of every Node that is there and then of every change, and remove of those that go,
 // until ctx ends; synced is called once, as Run calls it. Both are called from one goroutine. Of the
-// objects only names, pod ranges and addresses are kept.
+// objects only names, pod ranges, addresses and the condition Ready are kept.
 func Nodes(ctx context.Context, config *rest.Config, set func(*dcorev1.Node), remove func(name string), synced func()) error {
 	nodes, err := follow(ctx, config, serializer.NewCodecFactory(scheme.New()), dcorev1.GroupVersion, "nodes", &dcorev1.Node{}, onlyNetwork,
 		set, func(node *dcorev1.Node) { remove(node.Name) })
@@ -79,6 +80,12 @@ func onlyNetwork(node *dcorev1.Node) *dcorev1.Node {
 	kept.Name, kept.UID, kept.ResourceVersion = node.Name, node.UID, node.ResourceVersion
 	kept.Spec.PodCIDR, kept.Spec.PodCIDRs = node.Spec.PodCIDR, node.Spec.PodCIDRs
 	kept.Status.Addresses = node.Status.Addresses
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			// Heartbeats and reasons change nothing.
+			kept.Status.Conditions = []corev1.NodeCondition{{Type: condition.Type, Status: condition.Status}}
+		}
+	}
 	return kept
 }
 

@@ -246,6 +246,8 @@ var _ = Describe("several nodes", Ordered, func() {
 		took := leaves(lost)
 		AddReportEntry("endpoints of a partitioned node left the rules after", took)
 		Expect(took).To(BeNumerically("<", soon))
+		By("whose pods' addresses cannot be reached, as those who have a tunnel to it find out then")
+		dead(m.pods[lost.Name].Status.PodIP, m.Nodes[0].Namespace, m.inPod["n1"])
 		By("its own pods still reach it")
 		a, err := fromPod(lost, "http://"+m.pods[lost.Name].Status.PodIP+":8080/")
 		Expect(err).NotTo(HaveOccurred())

@@ -46,22 +46,46 @@ func (l *load) grow(ctx context.Context, size int) error {
 	group.SetLimit(writers)
 	for n := l.size; n < size; n++ {
 		group.Go(func() error {
-			service, slice := l.service(n), l.slice(n, l.addresses(n))
-			for _, object := range []client.Object{
-				service, slice,
-				&dcorev1.Service{ObjectMeta: *service.ObjectMeta.DeepCopy(), Spec: *service.Spec.DeepCopy()}, drayageSlice(slice),
-			} {
-				object.SetResourceVersion("")
-				object.SetUID("")
-				if err := l.api.Create(ctx, object); err != nil {
-					return fmt.Errorf("making %T %s: %w", object, object.GetName(), err)
-				}
-			}
-			return nil
+			return l.create(ctx, l.service(n), l.slice(n, l.addresses(n)))
 		})
 	}
 	l.size = size
 	return group.Wait()
+}
+
+// create makes a service with its slice, once in Kubernetes' kinds and once in Drayage's.
+func (l *load) create(ctx context.Context, service *corev1.Service, slice *discoveryv1.EndpointSlice) error {
+	for _, object := range []client.Object{
+		service, slice,
+		&dcorev1.Service{ObjectMeta: *service.ObjectMeta.DeepCopy(), Spec: *service.Spec.DeepCopy()}, drayageSlice(slice),
+	} {
+		object.SetResourceVersion("")
+		object.SetUID("")
+		if err := l.api.Create(ctx, object); err != nil {
+			return fmt.Errorf("making %T %s: %w", object, object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// headlessServices is how many services without an address there are beside the others, for questions to DNS.
+const headlessServices = 100
+
+func headlessName(n int) string { return fmt.Sprintf("headless-%03d", n) }
+
+// makeHeadless makes services without an address, with endpoints as the others have.
+func (l *load) makeHeadless(ctx context.Context) error {
+	for n := range headlessServices {
+		service, slice := l.service(n), l.slice(n, l.addresses(n+2))
+		service.Name, slice.Name = headlessName(n), headlessName(n)+"-1"
+		service.Spec.ClusterIP, service.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
+		// What CoreDNS knows a headless service's slice by is its controller's label.
+		slice.Labels = map[string]string{discoveryv1.LabelServiceName: service.Name, corev1.IsHeadlessService: ""}
+		if err := l.create(ctx, service, slice); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // address is the cluster address of a service; the first addresses of the range are Kubernetes' own.

@@ -18,6 +18,8 @@ type options struct {
 	changes, peerChanges int
 	connects, pods       int
 	rounds               int
+	queries              int
+	dnsOnly              bool
 }
 
 func main() {
@@ -44,7 +46,9 @@ func parse(args []string) options {
 	flags.IntVar(&o.peerChanges, "peer-changes", 8, "how many of them kube-proxy follows: each takes seconds")
 	flags.IntVar(&o.connects, "connects", 5000, "connections to measure at each size")
 	flags.IntVar(&o.pods, "pods", 100, "pods to wire")
-	flags.IntVar(&o.rounds, "rounds", 3, "rounds of bulk transfer, two seconds each")
+	flags.IntVar(&o.rounds, "rounds", 3, "rounds of bulk transfer, and of questions to DNS, two seconds each")
+	flags.IntVar(&o.queries, "queries", 5000, "questions to DNS of each kind to measure")
+	flags.BoolVar(&o.dnsOnly, "dns-only", false, "measure DNS alone")
 	_ = flags.Parse(args)
 	return o
 }
@@ -62,9 +66,11 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, results.close()) }()
 
-	progress("wiring %d pods", o.pods)
-	if err := measureWiring(ctx, o, results); err != nil {
-		return err
+	if !o.dnsOnly {
+		progress("wiring %d pods", o.pods)
+		if err := measureWiring(ctx, o, results); err != nil {
+			return err
+		}
 	}
 	progress("starting etcd and kube-apiserver")
 	h, err := startHost(ctx, dir)
@@ -74,18 +80,21 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, h.close()) }()
 	load := newLoad(h, o.endpoints)
 	for _, size := range []int{10, 1000, o.services} {
-		if size > o.services {
+		if size > o.services || o.dnsOnly && size < o.services {
 			continue
 		}
 		progress("making services until there are %d", size)
 		if err := load.grow(ctx, size); err != nil {
 			return err
 		}
+		if o.dnsOnly {
+			continue
+		}
 		if err := measureStage(ctx, h, load, o, size == o.services, results); err != nil {
 			return fmt.Errorf("with %d services: %w", size, err)
 		}
 	}
-	return nil
+	return compareDNS(ctx, h, load, o, results)
 }
 
 // measureStage starts both proxies, one after the other, in nodes of their own, and measures them.
