@@ -7,10 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -79,7 +80,7 @@ var quiet sync.Once
 func Start(ctx context.Context, options ...Option) (*Env, error) {
 	quiet.Do(func() {
 		if os.Getenv("DRAYAGE_TEST_LOGS") == "" {
-			klog.SetLogger(logr.Discard())
+			silence()
 		}
 	})
 	settings, err := newSettings(options)
@@ -119,6 +120,27 @@ func Start(ctx context.Context, options ...Option) (*Env, error) {
 		return nil, errors.Join(errors.New("starting a control plane: it ended before it was ready"), stop())
 	case <-time.After(startTimeout):
 		return nil, errors.Join(fmt.Errorf("starting a control plane: not ready within %s", startTimeout), stop())
+	}
+}
+
+// silence keeps the control plane's log out of a test's output, but for the last of it where it ends the process, as
+// upstream's API server does when a part of it does not start in time.
+func silence() {
+	const kept = 20
+	var (
+		mu   sync.Mutex
+		last []string
+	)
+	klog.SetLogger(funcr.New(func(_, line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		last = append(last[max(0, len(last)-kept+1):], line)
+	}, funcr.Options{}))
+	klog.OsExit = func(code int) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(os.Stderr, "The control plane ends the process with %d:\n%s\n", code, strings.Join(last, "\n"))
+		os.Exit(code)
 	}
 }
 
