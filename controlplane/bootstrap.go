@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/klog/v2"
 
 	"drayage.dev/controlplane/join"
 )
@@ -33,8 +34,12 @@ const (
 	// fieldManager owns what the control plane applies.
 	fieldManager = "drayage-controlplane"
 
-	// bootstrapTimeout bounds each step on the way to ready.
-	bootstrapTimeout = 2 * time.Minute
+	// bootstrapTimeout bounds each step on the way to ready. A step takes a second or two; on a small machine that
+	// is busy with other things it may take minutes, and to begin anew would not be quicker.
+	bootstrapTimeout = 10 * time.Minute
+
+	// sayAfter is how often a step that takes long says in the log what it waits for.
+	sayAfter = 30 * time.Second
 
 	pollInterval = 20 * time.Millisecond
 
@@ -43,18 +48,28 @@ const (
 	createDelay = 2 * time.Second
 )
 
-// poll asks until done, an error, or the timeout, which names what it waited for and why it last failed.
-func poll(ctx context.Context, what string, check func(context.Context) error) error {
+// poll tries until it succeeds, fails in a way that another attempt does not mend, or runs out of time; the error names
+// what it waited for and why the last attempt failed.
+func poll(ctx context.Context, what string, try func(context.Context) error) error {
 	var last error
+	said := time.Now()
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
-		last = check(ctx)
-		return last == nil, nil
+		last = try(ctx)
+		if last != nil && time.Since(said) > sayAfter {
+			said = time.Now()
+			klog.FromContext(ctx).Info("Waiting", "for", what, "reason", last.Error())
+		}
+		return last == nil || hopeless(last), nil
 	})
-	if err != nil {
-		return fmt.Errorf("waiting for %s: %w", what, errors.Join(err, last))
+	if err = errors.Join(err, last); err != nil {
+		return fmt.Errorf("waiting for %s: %w", what, err)
 	}
 	return nil
 }
+
+// hopeless tells whether the API server will say the same of the same request again. While it starts, or is starved of
+// processors, it refuses and breaks off requests that it takes a moment later.
+func hopeless(err error) bool { return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) }
 
 // waitFor waits until the API server answers 200 at a path, with the named health checks left out.
 func waitFor(ctx context.Context, config *rest.Config, path string, exclude ...string) error {
@@ -86,8 +101,8 @@ func applyCRDs(ctx context.Context, config *rest.Config, crds []*apiextensionsv1
 	group, ctx := errgroup.WithContext(ctx)
 	for _, crd := range crds {
 		group.Go(func() error {
-			if err := applyCRD(ctx, client, crd); err != nil {
-				return fmt.Errorf("applying the kind %s: %w", crd.Name, err)
+			if err := poll(ctx, "the kind "+crd.Name+" to be applied", func(ctx context.Context) error { return applyCRD(ctx, client, crd) }); err != nil {
+				return err
 			}
 			return poll(ctx, "the kind "+crd.Name, func(ctx context.Context) error { return established(ctx, client, crd, alone) })
 		})
@@ -102,26 +117,17 @@ func applyCRD(ctx context.Context, client apiextensionsclient.Interface, crd *ap
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	return wait.PollUntilContextTimeout(ctx, pollInterval, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
-		current, err := crds.Get(ctx, crd.Name, metav1.GetOptions{})
-		if err != nil {
-			return false, err
-		}
-		// An update with what is stored already changes nothing, not even the resource version.
-		updated := current.DeepCopy()
-		updated.Spec, updated.Annotations = *crd.Spec.DeepCopy(), crd.Annotations
-		if updated.Spec.Conversion == nil {
-			updated.Spec.Conversion = current.Spec.Conversion
-		}
-		_, err = crds.Update(ctx, updated, metav1.UpdateOptions{FieldManager: fieldManager})
-		return !apierrors.IsConflict(err), ignoreConflict(err)
-	})
-}
-
-func ignoreConflict(err error) error {
-	if apierrors.IsConflict(err) {
-		return nil
+	current, err := crds.Get(ctx, crd.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
 	}
+	// An update with what is stored already changes nothing, not even the resource version.
+	updated := current.DeepCopy()
+	updated.Spec, updated.Annotations = *crd.Spec.DeepCopy(), crd.Annotations
+	if updated.Spec.Conversion == nil {
+		updated.Spec.Conversion = current.Spec.Conversion
+	}
+	_, err = crds.Update(ctx, updated, metav1.UpdateOptions{FieldManager: fieldManager})
 	return err
 }
 
@@ -199,14 +205,17 @@ func applyObjects(ctx context.Context, config *rest.Config, objects []*unstructu
 	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return namespacesFirst(a) - namespacesFirst(b) })
 	for _, object := range objects {
 		kind := object.GroupVersionKind()
-		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		err := poll(ctx, fmt.Sprintf("%s %s to be applied", kind.Kind, object.GetName()), func(ctx context.Context) error {
+			mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+			if err != nil {
+				return err
+			}
+			resource := client.Resource(mapping.Resource).Namespace(object.GetNamespace())
+			_, err = resource.Apply(ctx, object.GetName(), object, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("applying %s %s: %w", kind.Kind, object.GetName(), err)
-		}
-		resource := client.Resource(mapping.Resource).Namespace(object.GetNamespace())
-		options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
-		if _, err := resource.Apply(ctx, object.GetName(), object, options); err != nil {
-			return fmt.Errorf("applying %s %s: %w", kind.Kind, object.GetName(), err)
+			return err
 		}
 	}
 	return nil

@@ -62,9 +62,9 @@ func startEtcd(ctx context.Context, dir, socket string, ephemeral bool) (*embed.
 	case err := <-etcd.Err():
 		etcd.Close()
 		return nil, nil, fmt.Errorf("starting etcd: %w", err)
-	case <-time.After(time.Minute):
+	case <-time.After(bootstrapTimeout):
 		etcd.Close()
-		return nil, nil, fmt.Errorf("starting etcd: not ready within a minute")
+		return nil, nil, fmt.Errorf("starting etcd: not ready within %s", bootstrapTimeout)
 	case <-ctx.Done():
 		etcd.Close()
 		return nil, nil, ctx.Err()

@@ -50,6 +50,9 @@ func Run(ctx context.Context, config Config) error {
 	}
 	if r.alone() {
 		etcd, endpoints, err := startEtcd(ctx, config.serverDir("etcd"), config.serverDir("etcd.sock"), config.Ephemeral)
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -109,13 +112,39 @@ func (r *runner) serve(ctx context.Context) error {
 	}
 	r.loopback = rest.CopyConfig(server.GenericAPIServer.LoopbackClientConfig)
 	r.loopback.QPS = -1 // priority and fairness bounds it
-	group.Go(func() error { return prepared.Run(apiCtx) })
+	ended := make(chan struct{})
+	group.Go(func() error {
+		defer close(ended)
+		return prepared.Run(apiCtx)
+	})
 	group.Go(func() error {
 		defer stopAPI()
+		defer r.outlastStart(apiCtx, ended)
 		return untilDone(ctx, func() error { return r.operate(ctx) })
 	})
 	group.Go(func() error { return r.renewCertificates(ctx) })
 	return group.Wait()
+}
+
+// startPatience bounds how long a stop waits for a start that is under way.
+const startPatience = 30 * time.Second
+
+// outlastStart waits until the API server's own start is over or it has ended: upstream ends the whole process, at once and
+// with a failure, when a part of it is stopped in the middle of its start.
+func (r *runner) outlastStart(ctx context.Context, ended <-chan struct{}) {
+	if r.bootstrapped.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	_ = waitFor(ctx, r.loopback, "/readyz", bootstrapCheck)
 }
 
 // bootstrapCheck is the name of the health check that waits for the configuration's kinds and objects.
