@@ -138,6 +138,11 @@ test: build runtime ## Run every test: specs, real API server, real containers, 
 test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
 	$(GOTEST) -timeout 2m $$(./test/unit-packages.sh)
 
+.PHONY: test-race
+test-race: ## Run every test but those of whole nodes under the race detector. Needs gcc; the first time it builds Kubernetes anew.
+	@./test/packages.sh race
+	CGO_ENABLED=1 $(GOTEST) -race -p 1 -timeout 30m $$($(GO) list ./... | grep -v /test/e2e)
+
 FUZZ ?= 10m
 .PHONY: fuzz-scheduler
 fuzz-scheduler: ## Hold the scheduler's fast path against upstream's plugins in random clusters, for FUZZ=10m.
