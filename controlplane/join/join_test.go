@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	certutil "k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/certificate/csr"
@@ -68,6 +69,19 @@ var _ = Describe("joining a cluster", Ordered, func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(review.Status.UserInfo.Groups).To(ContainElement(dcorev1.NodesGroup))
 		return review.Status.UserInfo.Username
+	}
+
+	// store makes a token, and waits until the API server knows it.
+	store := func(ctx context.Context, token join.Token) {
+		GinkgoHelper()
+		Expect(join.StoreToken(ctx, admin, token, time.Hour, "for a test")).To(Succeed())
+		config := rest.AnonymousClientConfig(e.Config)
+		config.BearerToken = token.ID + "." + token.Secret
+		bearer := kubernetes.NewForConfigOrDie(config)
+		Eventually(func() error {
+			_, err := bearer.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+			return err
+		}).Should(Succeed())
 	}
 
 	It("gives a machine the identity of its node, once", func(ctx context.Context) {
@@ -197,7 +211,7 @@ var _ = Describe("joining a cluster", Ordered, func() {
 		short, err := join.NewToken(authority[0])
 		Expect(err).NotTo(HaveOccurred())
 		Expect(join.ParseToken(short.String())).To(Equal(short))
-		Expect(join.StoreToken(ctx, admin, short, time.Hour, "for a test")).To(Succeed())
+		store(ctx, short)
 		tokens, err := join.ListTokens(ctx, admin)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(tokens).To(HaveLen(2))
@@ -221,7 +235,7 @@ var _ = Describe("joining a cluster", Ordered, func() {
 		Expect(err).NotTo(HaveOccurred())
 		user := "system:bootstrap:" + short.ID
 		undecided.user.Store(user)
-		Expect(join.StoreToken(ctx, admin, short, time.Hour, "for a test")).To(Succeed())
+		store(ctx, short)
 		config.Token, config.NodeName = short.String(), "n7"
 		result := make(chan error, 1)
 		go func() {

@@ -14,6 +14,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -153,7 +154,11 @@ func applyAll(ctx context.Context, namespace string, texts ...string) []*unstruc
 			continue
 		}
 		seen[key] = true
-		err := api.Patch(ctx, object.DeepCopy(), client.Apply, gitManager, client.ForceOwnership) //nolint:staticcheck // objects of any kind
+		var err error
+		Eventually(func() error {
+			err = api.Patch(ctx, object.DeepCopy(), client.Apply, gitManager, client.ForceOwnership) //nolint:staticcheck // objects of any kind
+			return err
+		}).ShouldNot(Satisfy(apierrors.IsForbidden), "while its namespace's account is to come: "+key)
 		if err != nil && strings.Contains(err.Error(), "not implemented by Drayage yet") {
 			continue
 		}

@@ -206,8 +206,7 @@ func deleted[T client.Object](ctx context.Context, object T) client.Object {
 	})
 }
 
-// create creates an object; the namespace's account may come a moment later than the namespace.
 func create(ctx context.Context, object client.Object) {
 	GinkgoHelper()
-	Eventually(api.Create).WithContext(ctx).WithArguments(object).Should(Succeed())
+	Expect(api.Create(ctx, object)).To(Succeed())
 }

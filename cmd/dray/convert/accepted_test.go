@@ -43,7 +43,11 @@ var _ = Describe("a control plane", func() {
 				object.SetNamespace("default")
 			}
 			// Several folders bring an object of the same name.
-			err := client.IgnoreAlreadyExists(admin.Create(ctx, object))
+			var err error
+			Eventually(func() error {
+				err = client.IgnoreAlreadyExists(admin.Create(ctx, object))
+				return err
+			}).ShouldNot(Satisfy(apierrors.IsForbidden), "while its namespace's account is to come")
 			if err == nil {
 				accepted++
 				continue
