@@ -140,7 +140,7 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		}
 	}
 	for _, node := range c.Nodes {
-		if err := node.WaitReady(ctx, 90*time.Second); err != nil {
+		if err := node.WaitReady(ctx, 3*time.Minute); err != nil {
 			return err
 		}
 	}
@@ -169,7 +169,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	kubeconfig := func(name string) string { return filepath.Join(dataDir, "server/kubeconfig", name+".conf") }
-	if err := poll(ctx, time.Minute, func() error {
+	if err := poll(ctx, 2*time.Minute, func() error {
 		if !c.Server.Running() {
 			return stop{errors.New("the server has ended")}
 		}
@@ -252,7 +252,7 @@ func (c *Cluster) Dray(ctx context.Context, args ...string) (string, error) {
 
 // ServerHTTPClient returns a client that dials from where the control plane's processes run.
 func (c *Cluster) ServerHTTPClient() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: c.server.DialContext, DisableKeepAlives: true}}
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: c.server.DialContext, DisableKeepAlives: true}}
 }
 
 // Kubectl runs the embedded kubectl against the cluster.

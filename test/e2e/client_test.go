@@ -41,7 +41,7 @@ var _ = Describe("clients", func() {
 
 	It("serve kubectl", func(ctx SpecContext) {
 		apply(ctx, c, namespace, web)
-		Expect(kubectl(ctx, "wait", "ddeploy/web", "--for=condition=Available", "--timeout=90s")).To(ContainSubstring("condition met"))
+		Expect(kubectl(ctx, "wait", "ddeploy/web", "--for=condition=Available", "--timeout=3m")).To(ContainSubstring("condition met"))
 		Expect(kubectl(ctx, "get", "pods")).To(And(
 			MatchRegexp(`NAME +READY +STATUS +RESTARTS +AGE`), MatchRegexp(`web-\S+ +1/1 +Running +0 +`)))
 		Expect(kubectl(ctx, "get", "deployments")).To(And(
@@ -59,7 +59,7 @@ var _ = Describe("clients", func() {
 		readyPods(ctx, c, namespace, labels.Set{"app": "web"}, 3)
 		Expect(kubectl(ctx, "delete", "ddeploy", "web", "--timeout=60s")).To(ContainSubstring("deleted"))
 		Eventually(func() []dcorev1.Pod { return all(ctx, namespace) }).Should(BeEmpty())
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("read logs and run commands", func(ctx SpecContext) {
 		apply(ctx, c, namespace, tool)
@@ -83,8 +83,8 @@ var _ = Describe("clients", func() {
 		By("a pod whose grace period is cut short is gone soon")
 		_, err = c.Dray(ctx, "delete", "dpo", "tool", "-n", namespace, "--grace-period=0", "--force")
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(func() []dcorev1.Pod { return all(ctx, namespace) }).WithTimeout(10 * time.Second).Should(BeEmpty())
-	}, SpecTimeout(2*time.Minute))
+		Eventually(func() []dcorev1.Pod { return all(ctx, namespace) }).Should(BeEmpty())
+	}, SpecTimeout(10*time.Minute))
 
 	DescribeTable("refuse bad input with upstream's message, and store nothing",
 		func(ctx SpecContext, replace, by, message string) {
@@ -123,7 +123,7 @@ var _ = Describe("clients", func() {
 		settings.Data = map[string]string{"level": "info"}
 		Expect(c.Client.Update(ctx, settings)).To(Succeed())
 		readyPods(ctx, c, namespace, labels.Set{"app": "tool"}, 1)
-	}, SpecTimeout(3*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("tell that a command does not exist", func(ctx SpecContext) {
 		apply(ctx, c, namespace, replaceOnce(tool, `["sh", "-c", "echo hello from $POD; sleep infinity"]`, `["no-such-command"]`))
@@ -134,7 +134,7 @@ var _ = Describe("clients", func() {
 			g.Expect(pod.Status.Summary.Status).To(BeElementOf("RunContainerError", "CrashLoopBackOff"))
 		}).Should(Succeed())
 		expectEvent(ctx, c, namespace, "Failed", "no-such-command")
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("tell that a probe never answers", func(ctx SpecContext) {
 		apply(ctx, c, namespace, replaceOnce(tool, "    env:", "    readinessProbe: {tcpSocket: {port: 9}, periodSeconds: 1}\n    env:"))
@@ -142,5 +142,5 @@ var _ = Describe("clients", func() {
 		Eventually(func() string {
 			return pods(ctx, c, namespace, labels.Set{"app": "tool"})[0].Status.Summary.Ready
 		}).Should(Equal("0/1"))
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })

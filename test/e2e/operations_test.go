@@ -95,7 +95,7 @@ var _ = Describe("operations", func() {
 					}
 				}
 				return missing
-			}).WithTimeout(30*time.Second).Should(BeEmpty(), "metrics of %s", process)
+			}).Should(BeEmpty(), "metrics of %s", process)
 		}
 		for _, address := range []string{"127.0.0.1:10351", "127.0.0.1:10353"} {
 			for _, path := range []string{"/healthz", "/readyz"} {
@@ -105,7 +105,7 @@ var _ = Describe("operations", func() {
 				Expect(response.StatusCode).To(Equal(http.StatusOK), address+path)
 			}
 		}
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	// With DRAYAGE_OUTAGE, such as 5m, the outage is that long and the durations are those that ship. Without, it is as
 	// much longer than the shortened ones.
