@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,4 +28,18 @@ func AwaitLink(handle *netlink.Handle, index int) error {
 			return nil
 		}
 	}
+}
+
+// listAttempts is how often something is listed that changes meanwhile.
+const listAttempts = 10
+
+// Listed returns what list does, which lists links, addresses, routes or neighbours. The kernel gives such a list in
+// parts, and says so when a link came or went between two of them: then it is listed again, a few times.
+func Listed[T any](list func() ([]T, error)) (found []T, err error) {
+	for range listAttempts {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return found, err
+		}
+	}
+	return nil, err
 }
