@@ -10,11 +10,11 @@ import (
 
 const (
 	// linkPatience is how long AwaitLink waits, and linkPeriod the time between two looks.
-	linkPatience = time.Second
+	linkPatience = 5 * time.Second
 	linkPeriod   = 5 * time.Millisecond
 )
 
-// AwaitLink waits until a link that was set up carries packets, at most for a second: a link that takes longer opens
+// AwaitLink waits until a link that was set up carries packets, at most for linkPatience: a link that takes longer opens
 // by itself. The kernel opens the end of a veth that was up first from a worker, which on a busy node comes hundreds
 // of milliseconds late, and drops what is sent until then. Kernels that open a link when it is asked for are not
 // waited for.
