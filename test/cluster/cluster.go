@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -101,6 +102,9 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	if c.Dir, err = os.MkdirTemp("", c.id+"-"); err != nil {
 		return err
 	}
+	if err := roomy(c.Dir); err != nil {
+		return err
+	}
 	built, err := images.Build(ctx)
 	if err != nil {
 		return err
@@ -143,6 +147,19 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		if err := node.WaitReady(ctx, 3*time.Minute); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// roomy refuses a disk that is so full that nodes report DiskPressure, and get no pods, now or soon.
+func roomy(dir string) error {
+	const leastPercent = 10
+	disk := unix.Statfs_t{}
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return fmt.Errorf("asking the disk of %s for its room: %w", dir, err)
+	}
+	if disk.Bavail*100 < disk.Blocks*leastPercent {
+		return fmt.Errorf("less than %d %% of the disk of %s is free: nodes there get no pods", leastPercent, dir)
 	}
 	return nil
 }

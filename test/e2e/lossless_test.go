@@ -140,7 +140,7 @@ var _ = Describe("requests under steady load", func() {
 		Expect(others.Failures()).To(BeEmpty(), "of %d requests from outside", others.Sent)
 		// Each update ends four, scaling down eight, two times. Where a starved node does not acknowledge within two
 		// seconds, once in a while, these have to do.
-		Expect(waits.acknowledged+waits.expired).To(BeNumerically(">=", 10*4+8+3+8))
+		Expect(waits.acknowledged + waits.expired).To(BeNumerically(">=", 10*4+8+3+8))
 		Expect(waits.expired).To(BeNumerically("<=", waits.acknowledged/10), "it is the acknowledgement that loses nothing, not the time that passes")
 		Expect(result.Sent+others.Sent).To(BeNumerically(">=", leastLoad), "requests")
 	}, SpecTimeout(10*time.Minute))

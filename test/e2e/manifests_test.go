@@ -155,7 +155,7 @@ var _ = Describe("the users' manifests", func() {
 		converted := convert(ctx, c, manifest("traffic/backend.yaml"))
 		backend, here := split(converted, "backend")
 		DeferCleanup(func(ctx SpecContext) {
-			_, err := c.Kubectl(ctx, "delete", "namespace", "backend", "--timeout=60s")
+			_, err := c.Kubectl(ctx, "delete", "namespace", "backend", "--timeout=3m")
 			Expect(err).NotTo(HaveOccurred())
 		}, NodeTimeout(10*time.Minute))
 		apply(ctx, c, "backend", backend)

@@ -105,6 +105,9 @@ var _ = Describe("several nodes", Ordered, func() {
 		}
 		return pods, nil
 	}
+	reaching := func(ask func() (answer, error)) func() (map[string]bool, error) {
+		return func() (map[string]bool, error) { return reached(ask) }
+	}
 	everybody := map[string]bool{"on-n1": true, "on-n2": true, "on-n3": true}
 
 	It("reach each other's pods, seen with their own addresses", func(ctx SpecContext) {
@@ -166,14 +169,14 @@ var _ = Describe("several nodes", Ordered, func() {
 				targets = append(targets, fmt.Sprintf("http://%s:%d/", node.Address, service.Spec.Ports[0].NodePort))
 			}
 			for _, target := range targets {
-				Expect(reached(func() (answer, error) { return fromNode(from, target) })).To(Equal(everybody), "%s to %s", from.Name, target)
-				Expect(reached(func() (answer, error) { return fromPod(from, target) })).To(Equal(everybody), "pod of %s to %s", from.Name, target)
+				Eventually(reaching(func() (answer, error) { return fromNode(from, target) })).Should(Equal(everybody), "%s to %s", from.Name, target)
+				Eventually(reaching(func() (answer, error) { return fromPod(from, target) })).Should(Equal(everybody), "pod of %s to %s", from.Name, target)
 			}
 			a, err := fromPod(from, targets[0])
 			Expect(err).NotTo(HaveOccurred())
 			Expect(a).To(Or(HaveField("Client", m.pods[from.Name].Status.PodIP), HaveField("Pod", "on-"+from.Name)), "only to itself a pod comes as the node")
 			for _, name := range []string{"mesh", "mesh.mesh.svc.cluster.local"} {
-				Expect(reached(func() (answer, error) { return fromPod(from, "http://"+name+"/") })).To(Equal(everybody), "pod of %s to %s", from.Name, name)
+				Eventually(reaching(func() (answer, error) { return fromPod(from, "http://"+name+"/") })).Should(Equal(everybody), "pod of %s to %s", from.Name, name)
 			}
 		}
 	}, SpecTimeout(10*time.Minute))
@@ -183,15 +186,15 @@ var _ = Describe("several nodes", Ordered, func() {
 			for _, ask := range []func(*cluster.Node, string) (answer, error){fromPod, fromNode} {
 				sticky := &dcorev1.Service{}
 				Expect(m.Client.Get(ctx, client.ObjectKey{Namespace: m.namespace, Name: "sticky"}, sticky)).To(Succeed())
-				Expect(reached(func() (answer, error) { return ask(from, "http://"+sticky.Spec.ClusterIP+"/") })).To(HaveLen(1))
+				Eventually(reaching(func() (answer, error) { return ask(from, "http://"+sticky.Spec.ClusterIP+"/") })).Should(HaveLen(1))
 			}
 		}
 	}, SpecTimeout(10*time.Minute))
 
 	It("stay on their node where the service says so, and reach its external address", func(ctx SpecContext) {
 		for _, from := range m.Nodes {
-			Expect(reached(func() (answer, error) { return fromPod(from, "http://near/") })).To(Equal(map[string]bool{"on-" + from.Name: true}))
-			Expect(reached(func() (answer, error) { return fromPod(from, "http://198.51.100.7/") })).To(Equal(everybody))
+			Eventually(reaching(func() (answer, error) { return fromPod(from, "http://near/") })).Should(Equal(map[string]bool{"on-" + from.Name: true}))
+			Eventually(reaching(func() (answer, error) { return fromPod(from, "http://198.51.100.7/") })).Should(Equal(everybody))
 		}
 	}, SpecTimeout(10*time.Minute))
 

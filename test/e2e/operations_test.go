@@ -110,7 +110,7 @@ var _ = Describe("operations", func() {
 	// With DRAYAGE_OUTAGE, such as 5m, the outage is that long and the durations are those that ship. Without, it is as
 	// much longer than the shortened ones.
 	It("go on while the API server is away, and nothing is evicted when it is back", func(ctx SpecContext) {
-		outage, grace := 35*time.Second, 15*time.Second
+		outage, grace := 45*time.Second, 25*time.Second
 		var shortened []string
 		if text := os.Getenv("DRAYAGE_OUTAGE"); text != "" {
 			var err error

@@ -256,7 +256,7 @@ endpoints: [ENDPOINTS]
 			strings.NewReplacer("NAME", "canary", "WEIGHT", "10", "ENDPOINTS", endpoint("n2")+", "+endpoint("n3")).Replace(slice)
 		apply(ctx, m.Cluster, m.namespace, text)
 		target := m.service(ctx, "weighted").Spec.ClusterIP + ":80"
-		Eventually(reached(m.inPod["n2"], "tcp", target)).Should(HaveKey("web-n1"))
+		Eventually(reached(m.inPod["n2"], "tcp", target)).Should(HaveLen(3), "both groups are there")
 		const n = 1000
 		count := map[string]int{}
 		for range n {

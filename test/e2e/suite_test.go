@@ -163,8 +163,19 @@ func available(ctx context.Context, on *cluster.Cluster, namespace, name string)
 	return deployment
 }
 
-// get fetches a URL from a node and expects success.
-func get(node *cluster.Node, url string) string {
+// get fetches a URL from a node, as soon as somebody answers: a container without a probe is Ready before it listens,
+// and an endpoint is in the API before it is in the kernel.
+func get(node *cluster.Node, url string) (body string) {
+	GinkgoHelper()
+	Eventually(func() (err error) {
+		body, err = tryGet(node, url)
+		return err
+	}).Should(Succeed())
+	return body
+}
+
+// getNow fetches a URL from a node where somebody has to answer all the time.
+func getNow(node *cluster.Node, url string) string {
 	GinkgoHelper()
 	body, err := tryGet(node, url)
 	Expect(err).NotTo(HaveOccurred())

@@ -71,7 +71,7 @@ var _ = Describe("workloads", func() {
 		_, err := c.Kubectl(ctx, "patch", "ddeploy/web", "-n", namespace, "--type=json",
 			`-p=[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"my-app:2.0"}]`)
 		Expect(err).NotTo(HaveOccurred())
-		out, err := c.Dray(ctx, "rollout", "status", "deployment/web", "-n", namespace, "--timeout=90s")
+		out, err := c.Dray(ctx, "rollout", "status", "deployment/web", "-n", namespace, "--timeout=3m")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(out).To(ContainSubstring(`successfully rolled out`))
 		for _, pod := range readyPods(ctx, c, namespace, webLabels, 3) {
@@ -130,18 +130,18 @@ var _ = Describe("workloads", func() {
 		service := &dcorev1.Service{}
 		Expect(c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, service)).To(Succeed())
 		for range 10 {
-			Expect(get(c.Nodes[0], "http://"+service.Spec.ClusterIP)).To(ContainSubstring("my-app:1.0"))
+			Expect(getNow(c.Nodes[0], "http://"+service.Spec.ClusterIP)).To(ContainSubstring("my-app:1.0"))
 		}
 	}, SpecTimeout(10*time.Minute))
 
 	It("replace a pod that is deleted, and withdraw it before it ends", func(ctx SpecContext) {
-		victim := pods(ctx, c, namespace, webLabels)[0]
+		victim, service := pods(ctx, c, namespace, webLabels)[0], &dcorev1.Service{}
+		Expect(c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, service)).To(Succeed())
+		get(c.Nodes[0], "http://"+service.Spec.ClusterIP)
 		_, err := c.Dray(ctx, "delete", "dpo", victim.Name, "-n", namespace, "--wait=false")
 		Expect(err).NotTo(HaveOccurred())
-		service := &dcorev1.Service{}
-		Expect(c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, service)).To(Succeed())
 		for range 50 {
-			Expect(get(c.Nodes[0], "http://"+service.Spec.ClusterIP)).NotTo(BeEmpty())
+			Expect(getNow(c.Nodes[0], "http://"+service.Spec.ClusterIP)).NotTo(BeEmpty())
 		}
 		for _, pod := range readyPods(ctx, c, namespace, webLabels, 3) {
 			Expect(pod.UID).NotTo(Equal(victim.UID))
