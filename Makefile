@@ -132,7 +132,7 @@ $(BIN)/coredns: tools/coredns/go.mod tools/coredns/main.go
 .PHONY: test
 test: build runtime ## Run every test: specs, real API server, real containers, real kernel tables.
 	@./test/packages.sh test
-	$(GOTEST) -timeout 20m ./test/e2e ./... # the longest first: what waits most leaves the processor to the others
+	$(GOTEST) -timeout 40m ./test/e2e ./... # the longest first: what waits most leaves the processor to the others
 
 .PHONY: test-unit
 test-unit: ## Run the specs that need neither root nor a cluster, in under two minutes.
@@ -174,7 +174,7 @@ bench-drain: build $(KUBERNETES:%=$(BIN)/%) ## Compare the requests that disrupt
 .PHONY: test-e2e
 test-e2e: build ## Run the end-to-end specs: whole clusters in network namespaces.
 	@./test/packages.sh test
-	$(GOTEST) -timeout 20m ./test/e2e/...
+	$(GOTEST) -timeout 40m ./test/e2e/...
 
 .PHONY: test-cluster
 test-cluster: image $(BIN)/helm $(BIN)/helm4 $(BIN)/coredns $(KUBERNETES:%=$(BIN)/%) ## Prove the Helm chart on a whole Kubernetes. Not part of `make test`: building Kubernetes takes minutes.

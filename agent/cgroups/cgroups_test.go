@@ -63,7 +63,7 @@ var _ = Describe("a tree", func() {
 		ended := make(chan error, 1)
 		go func() { ended <- sleeper.Wait() }()
 		Expect(tree.RemovePod(ctx, "abc")).To(Succeed())
-		Eventually(ended, time.Second).Should(Receive(MatchError("signal: killed")))
+		Eventually(ended, time.Minute).Should(Receive(MatchError("signal: killed")))
 		Expect(tree.RemovePod(ctx, "abc")).To(Succeed(), "a second time")
 		Expect(tree.Pods()).To(BeEmpty())
 		Expect(filepath.Glob("/sys/fs/cgroup/*" + path)).To(BeEmpty())

@@ -72,7 +72,7 @@ var _ = Describe("a tree of version 2", func() {
 		ended := make(chan error, 1)
 		go func() { ended <- sleeper.Wait() }()
 		Expect(tree.RemovePod(ctx, "abc")).To(Succeed())
-		Eventually(ended, time.Second).Should(Receive(MatchError("signal: killed")))
+		Eventually(ended, time.Minute).Should(Receive(MatchError("signal: killed")))
 		Expect(tree.Destroy(ctx)).To(Succeed())
 		Expect(filepath.Join(point, tree.root)).NotTo(BeADirectory())
 	})

@@ -24,7 +24,7 @@ import (
 
 func TestNode(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(10 * time.Second)
+	SetDefaultEventuallyTimeout(30 * time.Second)
 	RunSpecs(t, "node reporter")
 }
 
@@ -111,9 +111,12 @@ var _ = Describe("a node's report", Ordered, func() {
 	It("keeps what others write, and comes back when its Node is deleted", func() {
 		r := begin("third")
 		running(r)
-		other := read("third")
-		other.Status.Conditions = append(other.Status.Conditions, corev1.NodeCondition{Type: "Painted", Status: corev1.ConditionTrue})
-		Expect(api.Status().Update(context.Background(), &other)).To(Succeed())
+		var other dcorev1.Node
+		Eventually(func() error {
+			other = read("third")
+			other.Status.Conditions = append(other.Status.Conditions, corev1.NodeCondition{Type: "Painted", Status: corev1.ConditionTrue})
+			return api.Status().Update(context.Background(), &other)
+		}).Should(Succeed(), "the reporter may write between")
 		unwell.Store(true)
 		DeferCleanup(func() { unwell.Store(false) })
 		r.Nudge()

@@ -31,13 +31,15 @@ var _ = Describe("The client", func() {
 	var client *objects.Client
 	var log *gbytes.Buffer
 	var changes chan []types.UID
+	var wait time.Duration
 
-	BeforeEach(func() {
+	BeforeEach(func() { wait = 200 * time.Millisecond })
+	JustBeforeEach(func() {
 		broker = newBroker()
 		changes = make(chan []types.UID, 100)
 		var err error
 		client, err = objects.New(objects.Config{
-			REST: &rest.Config{Host: broker.server.URL}, Node: "n", Wait: 200 * time.Millisecond,
+			REST: &rest.Config{Host: broker.server.URL}, Node: "n", Wait: wait,
 			Changed: func(pods []types.UID) { changes <- pods },
 		})
 		Expect(err).NotTo(HaveOccurred())
@@ -60,12 +62,43 @@ var _ = Describe("The client", func() {
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
 		_, err = client.ConfigMap(ctx, "a", "s")
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
+	})
 
-		go func() {
-			defer GinkgoRecover()
+	Describe("with time", func() {
+		BeforeEach(func() { wait = time.Minute })
+
+		It("waits for what is on its way", func(ctx context.Context) {
+			broker.send(podFrame("a", "t"))
+			found := make(chan *corev1.Secret, 1)
+			go func() {
+				defer GinkgoRecover()
+				secret, err := client.Secret(ctx, "a", "t")
+				Expect(err).NotTo(HaveOccurred())
+				found <- secret
+			}()
+			Consistently(found, "100ms").ShouldNot(Receive())
 			broker.send(secretFrame("t", "1", "value"))
-		}()
-		Expect(client.Secret(ctx, "a", "t")).To(HaveField("Data", HaveKeyWithValue("k", []byte("value"))))
+			Eventually(found).Should(Receive(HaveField("Data", HaveKeyWithValue("k", []byte("value")))))
+		})
+
+		It("serves a token for as long as it is good, and renews it in time", func(ctx context.Context) {
+			broker.send(podFrame("a"), syncedFrame())
+			request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"x"}}}
+			broker.tokens(time.Hour)
+			first, err := client.Token(ctx, "a", request)
+			Expect(err).NotTo(HaveOccurred())
+			broker.tokens(0)
+			Expect(client.Token(ctx, "a", request)).To(BeIdenticalTo(first))
+			other := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"y"}}}
+			_, err = client.Token(ctx, "a", other)
+			Expect(err).To(MatchError(ContainSubstring("requesting a token for pod ns/a")))
+
+			broker.tokens(500 * time.Millisecond)
+			short, err := client.Token(ctx, "a", other)
+			Expect(err).NotTo(HaveOccurred())
+			Eventually(func() (*authenticationv1.TokenRequest, error) { return client.Token(ctx, "a", other) }).
+				ShouldNot(BeIdenticalTo(short))
+		})
 	})
 
 	It("keeps the last state through a loss of the stream, and drops what the next one no longer names", func(ctx context.Context) {
@@ -86,25 +119,6 @@ var _ = Describe("The client", func() {
 		Eventually(changes).Should(Receive(ConsistOf(types.UID("a"))))
 		broker.send(goneFrame("a"))
 		Eventually(func() error { _, err := client.Secret(ctx, "a", "s"); return err }).Should(MatchError(ContainSubstring("has not sent it yet")))
-	})
-
-	It("serves a token for as long as it is good, and renews it in time", func(ctx context.Context) {
-		broker.send(podFrame("a"), syncedFrame())
-		request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"x"}}}
-		broker.tokens(time.Hour)
-		first, err := client.Token(ctx, "a", request)
-		Expect(err).NotTo(HaveOccurred())
-		broker.tokens(0)
-		Expect(client.Token(ctx, "a", request)).To(BeIdenticalTo(first))
-		other := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"y"}}}
-		_, err = client.Token(ctx, "a", other)
-		Expect(err).To(MatchError(ContainSubstring("requesting a token for pod ns/a")))
-
-		broker.tokens(500 * time.Millisecond)
-		short, err := client.Token(ctx, "a", other)
-		Expect(err).NotTo(HaveOccurred())
-		Eventually(func() (*authenticationv1.TokenRequest, error) { return client.Token(ctx, "a", other) }).
-			ShouldNot(BeIdenticalTo(short))
 	})
 
 	It("never repeats what it received in an error or a log line", func(ctx context.Context) {

@@ -10,6 +10,6 @@ import (
 
 func TestObjects(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(5 * time.Second)
+	SetDefaultEventuallyTimeout(30 * time.Second)
 	RunSpecs(t, "Node's end of the broker")
 }

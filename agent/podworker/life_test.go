@@ -68,6 +68,8 @@ var _ = Describe("a pod's life", func() {
 	})
 
 	It("restarts what ends, waiting longer each time", func() {
+		m.backoff = 5 * time.Second // long enough to be seen
+		m.restart()
 		pod := m.pod("restarts", nil)
 		Eventually(now(pod)).Should(Satisfy(ready))
 		Expect(m.runtime.Exit(pod.UID, "main", 3)).To(Succeed())
@@ -76,7 +78,7 @@ var _ = Describe("a pod's life", func() {
 		Expect(m.runtime.Exit(pod.UID, "main", 4)).To(Succeed())
 		Eventually(now(pod)).Should(And(HaveField("Phase", corev1.PodRunning), HaveField("Summary.Status", "CrashLoopBackOff"),
 			HaveField("ContainerStatuses", ConsistOf(And(
-				HaveField("State.Waiting.Message", ContainSubstring("back-off 300ms restarting failed container=main")),
+				HaveField("State.Waiting.Message", ContainSubstring("back-off 5s restarting failed container=main")),
 				HaveField("LastTerminationState.Terminated.ExitCode", BeEquivalentTo(4)))))))
 		Eventually(now(pod)).Should(And(Satisfy(ready), HaveField("Summary.Restarts", "2")))
 	})
@@ -140,9 +142,11 @@ var _ = Describe("a pod's life", func() {
 	})
 
 	It("fails when its deadline has passed", func() {
-		pod := m.pod("deadline", func(spec *corev1.PodSpec) { spec.ActiveDeadlineSeconds = ptr.To[int64](1) })
+		pod := m.pod("deadline", nil)
+		Eventually(now(pod)).Should(Satisfy(ready))
+		Expect(apiClient.Patch(context.Background(), pod, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"activeDeadlineSeconds":1}}`)))).To(Succeed())
 		Eventually(now(pod)).Should(And(HaveField("Phase", corev1.PodFailed), HaveField("Reason", "DeadlineExceeded")))
-		Expect(m.runtime.Log()).To(ContainElements("stop main", "halt"))
+		Eventually(m.runtime.Log).Should(ContainElements("stop main", "halt"))
 	})
 
 	It("is not touched by an agent's restart", func() {
@@ -179,7 +183,7 @@ var _ = Describe("a pod's end", func() {
 			spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"hook"}}}}
 		})
 		Eventually(now(pod)).Should(Satisfy(ready))
-		m.proxies.gate = make(chan struct{})
+		gate := m.proxies.hold()
 		remove(pod)
 		Eventually(func() []types.UID {
 			m.proxies.mu.Lock()
@@ -187,7 +191,7 @@ var _ = Describe("a pod's end", func() {
 			return m.proxies.awaited
 		}).Should(ContainElement(pod.UID))
 		Expect(m.runtime.Log()).NotTo(ContainElement("stop main"))
-		close(m.proxies.gate)
+		close(gate)
 		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 		log := m.runtime.Log()
 		Expect(log[len(log)-5:]).To(Equal([]string{"exec main", "stop main", "stop inner", "stop outer", "remove"}))
@@ -211,16 +215,18 @@ var _ = Describe("a pod's end", func() {
 
 		pod := m.pod("bounded", nil)
 		Eventually(now(pod)).Should(Satisfy(ready))
-		m.proxies.gate = make(chan struct{})
+		m.proxies.hold()
+		m.bound = 500 * time.Millisecond
+		m.restart()
 		remove(pod)
-		Eventually(get(pod), 5*time.Second).Should(Satisfy(apierrors.IsNotFound))
+		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 		Expect([]uint64{waits("expired"), waits("acknowledged")}).To(Equal([]uint64{expired + 1, acknowledged + 1}))
 	})
 
 	It("waits for the proxies again after an agent's restart", func() {
 		pod := m.pod("rewaits", nil)
 		Eventually(now(pod)).Should(Satisfy(ready))
-		m.proxies.gate = make(chan struct{})
+		gate := m.proxies.hold()
 		awaited := func() int {
 			m.proxies.mu.Lock()
 			defer m.proxies.mu.Unlock()
@@ -232,7 +238,7 @@ var _ = Describe("a pod's end", func() {
 		m.start()
 		Eventually(awaited).Should(Equal(2))
 		Expect(m.runtime.Log()).NotTo(ContainElement("stop main"))
-		close(m.proxies.gate)
+		close(gate)
 		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
 	})
 
@@ -270,9 +276,9 @@ var _ = Describe("a pod's end", func() {
 		Eventually(m.runtime.Log).Should(ContainElement("stop main"))
 		Eventually(now(pod)).Should(HaveField("Summary.Status", "Terminating"))
 		unready.Store(true)
-		Eventually(now(pod), 5*time.Second).Should(And(Not(Satisfy(ready)), HaveField("ContainerStatuses", HaveEach(HaveField("State.Running", Not(BeNil()))))))
+		Eventually(now(pod)).Should(And(Not(Satisfy(ready)), HaveField("ContainerStatuses", HaveEach(HaveField("State.Running", Not(BeNil()))))))
 		unready.Store(false)
-		Eventually(now(pod), 5*time.Second).Should(Satisfy(ready))
+		Eventually(now(pod)).Should(Satisfy(ready))
 		Expect(apiClient.Patch(context.Background(), pod, client.RawPatch(types.MergePatchType,
 			[]byte(`{"metadata":{"annotations":{"drayage.dev/deletion-grace-period-seconds":"1"}}}`)))).To(Succeed())
 		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
@@ -298,15 +304,20 @@ var _ = Describe("a pod's end", func() {
 
 	It("goes on with its end after an agent's restart", func() {
 		m.runtime.Stubborn("main")
-		pod := m.pod("resumed", func(spec *corev1.PodSpec) { spec.TerminationGracePeriodSeconds = ptr.To[int64](4) })
+		pod := m.pod("resumed", func(spec *corev1.PodSpec) { spec.TerminationGracePeriodSeconds = ptr.To[int64](600) })
 		Eventually(now(pod)).Should(Satisfy(ready))
-		began := time.Now()
 		remove(pod)
-		Eventually(m.runtime.Log).Should(ContainElement("stop main"))
+		Eventually(m.runtime.Graces).ShouldNot(BeEmpty())
+		began := time.Now()
 		m.end()
+		before := m.runtime.Graces()
+		passed := time.Since(began)
 		m.start()
+		Eventually(m.runtime.Graces).Should(HaveLen(len(before) + 1))
+		Expect(m.runtime.Graces()[len(before)]).To(BeNumerically("<=", before[0]-passed), "the grace period is not begun anew")
+		Expect(apiClient.Patch(context.Background(), pod, client.RawPatch(types.MergePatchType,
+			[]byte(`{"metadata":{"annotations":{"drayage.dev/deletion-grace-period-seconds":"1"}}}`)))).To(Succeed())
 		Eventually(get(pod)).Should(Satisfy(apierrors.IsNotFound))
-		Expect(time.Since(began)).To(BeNumerically("<", 8*time.Second), "the grace period is not begun anew")
 	})
 
 	It("ends what the API does not know", func() {

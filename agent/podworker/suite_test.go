@@ -34,7 +34,7 @@ import (
 
 func TestPodWorker(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(15 * time.Second)
+	SetDefaultEventuallyTimeout(30 * time.Second)
 	SetDefaultEventuallyPollingInterval(20 * time.Millisecond)
 	RunSpecs(t, "pod workers")
 }
@@ -111,6 +111,14 @@ func (p *proxies) Await(ctx context.Context, pod types.UID) error {
 	}
 }
 
+// hold has every Await wait until the returned channel is closed.
+func (p *proxies) hold() chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gate = make(chan struct{})
+	return p.gate
+}
+
 // machine is a node whose runtime does what the spec says.
 type machine struct {
 	name    string
@@ -119,8 +127,11 @@ type machine struct {
 	proxies *proxies
 	manager *podworker.Manager
 	cpu     string
-	stop    context.CancelFunc
-	done    chan error
+	// backoff is how long the first restart but one waits, bound how long the proxies are waited for. Both count
+	// from the next start.
+	backoff, bound time.Duration
+	stop           context.CancelFunc
+	done           chan error
 }
 
 func newMachine() *machine {
@@ -128,7 +139,7 @@ func newMachine() *machine {
 	nodeNumber++
 	m := &machine{
 		name: fmt.Sprintf("node-%d-%d", GinkgoParallelProcess(), nodeNumber), dir: GinkgoT().TempDir(),
-		runtime: scripted.New(), proxies: &proxies{}, cpu: "4",
+		runtime: scripted.New(), proxies: &proxies{}, cpu: "4", backoff: 300 * time.Millisecond, bound: time.Minute,
 	}
 	m.start()
 	DeferCleanup(func() { m.end() })
@@ -158,7 +169,7 @@ func (m *machine) start() {
 		DNS:      func(context.Context, *corev1.Pod) (*runtimeapi.DNSConfig, error) { return &runtimeapi.DNSConfig{}, nil },
 		Recorder: record.NewFakeRecorder(1000),
 		PodsDir:  filepath.Join(m.dir, "pods"), LogsDir: filepath.Join(m.dir, "logs"), CgroupRoot: "/spec",
-		Backoff: 300 * time.Millisecond, MaxBackoff: time.Second, WithdrawalBound: 500 * time.Millisecond,
+		Backoff: m.backoff, MaxBackoff: max(m.backoff, time.Second), WithdrawalBound: m.bound,
 	})
 	Expect(m.manager.Restore(ctx)).To(Succeed())
 	go func() { m.done <- m.manager.Run(ctx, informer) }()
@@ -171,6 +182,13 @@ func (m *machine) end() {
 		Eventually(m.done).Should(Receive(BeNil()))
 		m.stop = nil
 	}
+}
+
+// restart ends the manager and runs the next.
+func (m *machine) restart() {
+	GinkgoHelper()
+	m.end()
+	m.start()
 }
 
 // pod makes a pod that is bound to the machine, with the finalizer that admission would give it.

@@ -293,6 +293,7 @@ var _ = Describe("network probes", func() {
 		n.container().Ports = ports
 		n.container().ReadinessProbe = execProbe("")
 		n.container().ReadinessProbe.ProbeHandler = handler
+		n.container().ReadinessProbe.TimeoutSeconds = 30
 		n.manager.Watch(n.target())
 		return n
 	}

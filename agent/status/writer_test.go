@@ -20,7 +20,7 @@ import (
 
 func TestStatus(t *testing.T) {
 	RegisterFailHandler(Fail)
-	SetDefaultEventuallyTimeout(10 * time.Second)
+	SetDefaultEventuallyTimeout(30 * time.Second)
 	RunSpecs(t, "status")
 }
 
@@ -134,13 +134,15 @@ var _ = Describe("a writer", Ordered, func() {
 
 	It("says again what somebody else has changed", func(ctx SpecContext) {
 		found := &dcorev1.Pod{}
-		Expect(api.Get(ctx, client.ObjectKeyFromObject(object), found)).To(Succeed())
-		for i := range found.Status.Conditions {
-			if found.Status.Conditions[i].Type == corev1.PodReady {
-				found.Status.Conditions[i].Status = corev1.ConditionFalse
+		Eventually(func(g Gomega) {
+			g.Expect(api.Get(ctx, client.ObjectKeyFromObject(object), found)).To(Succeed())
+			for i := range found.Status.Conditions {
+				if found.Status.Conditions[i].Type == corev1.PodReady {
+					found.Status.Conditions[i].Status = corev1.ConditionFalse
+				}
 			}
-		}
-		Expect(api.Status().Update(ctx, found)).To(Succeed())
+			g.Expect(api.Status().Update(ctx, found)).To(Succeed())
+		}).Should(Succeed(), "the writer may write between")
 		writer.Observe(found)
 		Eventually(shown).Should(HaveField("Conditions", ContainElement(And(HaveField("Type", corev1.PodReady), HaveField("Status", corev1.ConditionTrue)))))
 	})

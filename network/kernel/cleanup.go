@@ -49,7 +49,7 @@ func cleanTables(ns *Namespace) error {
 }
 
 func cleanLinks(handle *netlink.Handle) error {
-	links, err := handle.LinkList()
+	links, err := Listed(handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing links: %w", err)
 	}
@@ -66,7 +66,7 @@ func cleanLinks(handle *netlink.Handle) error {
 }
 
 func cleanRules(handle *netlink.Handle) error {
-	rules, err := handle.RuleList(netlink.FAMILY_ALL)
+	rules, err := Listed(func() ([]netlink.Rule, error) { return handle.RuleList(netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("listing routing rules: %w", err)
 	}
@@ -84,8 +84,9 @@ func cleanRules(handle *netlink.Handle) error {
 
 func cleanRoutes(handle *netlink.Handle) error {
 	filter := &netlink.Route{Protocol: RouteProtocol, Table: unix.RT_TABLE_UNSPEC}
-	routes, err := handle.RouteListFiltered(netlink.FAMILY_ALL, filter,
-		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err := Listed(func() ([]netlink.Route, error) {
+		return handle.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("listing routes: %w", err)
 	}

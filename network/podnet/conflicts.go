@@ -27,7 +27,7 @@ func CheckRange(netNS string, ours netip.Prefix) error {
 	}
 	defer handle.Close()
 	ours = ours.Masked()
-	links, err := handle.LinkList()
+	links, err := kernel.Listed(handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing links: %w", err)
 	}
@@ -35,7 +35,7 @@ func CheckRange(netNS string, ours netip.Prefix) error {
 	for _, link := range links {
 		names[link.Attrs().Index] = link.Attrs().Name
 	}
-	addresses, err := handle.AddrList(nil, family(ours.Addr()))
+	addresses, err := kernel.Listed(func() ([]netlink.Addr, error) { return handle.AddrList(nil, family(ours.Addr())) })
 	if err != nil {
 		return fmt.Errorf("listing addresses: %w", err)
 	}
@@ -45,7 +45,7 @@ func CheckRange(netNS string, ours netip.Prefix) error {
 			return fmt.Errorf("%s overlaps with %s, the address of this node's link %s", ours, address.IPNet, link)
 		}
 	}
-	routes, err := handle.RouteListFiltered(family(ours.Addr()), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := listRoutes(handle, family(ours.Addr()), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("listing routes: %w", err)
 	}

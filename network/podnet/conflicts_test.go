@@ -1,6 +1,7 @@
 package podnet_test
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -44,5 +45,45 @@ var _ = Describe("a range that somebody else uses on the node", func() {
 		route("10.0.0.0/8", 0)
 		route("10.218.4.0/24", kernel.RouteProtocol)
 		Expect(podnet.CheckRange(lab.Path, ours)).To(Succeed())
+	})
+
+	It("is looked for while links come and go", func() {
+		add := func(handle *netlink.Handle, name string) netlink.Link {
+			GinkgoHelper()
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = name
+			link := &netlink.Bridge{LinkAttrs: attrs}
+			Expect(handle.LinkAdd(link)).To(Succeed())
+			return link
+		}
+		// As many as the kernel does not tell of in one part.
+		Expect(lab.Links(func(handle *netlink.Handle) error {
+			for i := range 100 {
+				add(handle, fmt.Sprint("bridge", i))
+			}
+			return nil
+		})).To(Succeed())
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer GinkgoRecover()
+			defer close(stopped)
+			Expect(lab.Links(func(handle *netlink.Handle) error {
+				for {
+					select {
+					case <-stop:
+						return nil
+					default:
+						Expect(handle.LinkDel(add(handle, "restless"))).To(Succeed())
+					}
+				}
+			})).To(Succeed())
+		}()
+		DeferCleanup(func() {
+			close(stop)
+			<-stopped
+		})
+		for range 300 {
+			Expect(podnet.CheckRange(lab.Path, ours)).To(Succeed())
+		}
 	})
 })

@@ -39,7 +39,7 @@ func (m *Manager) Inspect() (defects []string, ways []Way, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("finding the uplink: %w", err)
 	}
-	routes, err := m.handle.RouteListFiltered(netlink.FAMILY_ALL,
+	routes, err := listRoutes(m.handle, netlink.FAMILY_ALL,
 		&netlink.Route{Protocol: kernel.RouteProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing routes: %w", err)

@@ -49,7 +49,7 @@ func (m *Manager) nodeAddress(like netip.Addr) netip.Addr {
 // there is neither.
 func (m *Manager) uplink() (netlink.Link, error) {
 	if len(m.cfg.NodeAddresses) > 0 {
-		addresses, err := m.handle.AddrList(nil, netlink.FAMILY_ALL)
+		addresses, err := kernel.Listed(func() ([]netlink.Addr, error) { return m.handle.AddrList(nil, netlink.FAMILY_ALL) })
 		if err != nil {
 			return nil, fmt.Errorf("listing the node's addresses: %w", err)
 		}
@@ -62,7 +62,7 @@ func (m *Manager) uplink() (netlink.Link, error) {
 			}
 		}
 	}
-	routes, err := m.handle.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := kernel.Listed(func() ([]netlink.Route, error) { return m.handle.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
@@ -233,7 +233,7 @@ func (m *Manager) sweepLinks() error {
 	if err != nil {
 		return err
 	}
-	links, err := m.handle.LinkList()
+	links, err := kernel.Listed(m.handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("listing links: %w", err)
 	}
@@ -260,7 +260,7 @@ func (m *Manager) sweepLinks() error {
 
 // podRoutes counts Drayage's routes over each link.
 func (m *Manager) podRoutes() (map[int]int, error) {
-	routes, err := m.handle.RouteListFiltered(netlink.FAMILY_ALL,
+	routes, err := listRoutes(m.handle, netlink.FAMILY_ALL,
 		&netlink.Route{Protocol: kernel.RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return nil, fmt.Errorf("listing pod routes: %w", err)
@@ -270,6 +270,11 @@ func (m *Manager) podRoutes() (map[int]int, error) {
 		count[route.LinkIndex]++
 	}
 	return count, nil
+}
+
+// listRoutes lists the routes that match a filter.
+func listRoutes(handle *netlink.Handle, family int, filter *netlink.Route, mask uint64) ([]netlink.Route, error) {
+	return kernel.Listed(func() ([]netlink.Route, error) { return handle.RouteListFiltered(family, filter, mask) })
 }
 
 // ignoreGone drops the error of a link that its namespace took along between two steps.

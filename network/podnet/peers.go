@@ -196,7 +196,7 @@ func (m *Manager) peerRoute(to netip.Prefix, via netip.Addr, link int) netlink.R
 // desired. Drayage's routes to peers are those of its protocol that have a gateway or say of a silent peer that
 // it cannot be reached.
 func (m *Manager) replaceRoutes(desired []netlink.Route, prune bool) error {
-	found, err := m.handle.RouteListFiltered(netlink.FAMILY_ALL,
+	found, err := listRoutes(m.handle, netlink.FAMILY_ALL,
 		&netlink.Route{Protocol: kernel.RouteProtocol, Table: unix.RT_TABLE_UNSPEC},
 		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {

@@ -194,7 +194,7 @@ func entryKey(entry netlink.Neigh) string {
 func (m *Manager) tunnelEntries(link int) (map[string]netlink.Neigh, error) {
 	entries := map[string]netlink.Neigh{}
 	for _, kind := range []int{unix.AF_BRIDGE, netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		found, err := m.handle.NeighList(link, kind)
+		found, err := kernel.Listed(func() ([]netlink.Neigh, error) { return m.handle.NeighList(link, kind) })
 		if err != nil {
 			return nil, fmt.Errorf("listing the tunnel's entries: %w", err)
 		}

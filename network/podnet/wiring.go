@@ -137,7 +137,7 @@ func podWired(pod *netlink.Handle, w wiring) bool {
 		return false
 	}
 	for _, address := range w.addresses {
-		routes, err := pod.RouteListFiltered(family(address),
+		routes, err := listRoutes(pod, family(address),
 			&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway(address).AsSlice()},
 			netlink.RT_FILTER_OIF|netlink.RT_FILTER_GW)
 		if err != nil || len(routes) == 0 {
@@ -279,7 +279,7 @@ func (m *Manager) checkRoute(name string, address netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("finding link %s: %w", name, err)
 	}
-	routes, err := m.handle.RouteListFiltered(family(address),
+	routes, err := listRoutes(m.handle, family(address),
 		&netlink.Route{LinkIndex: link.Attrs().Index, Dst: single(address)},
 		netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -101,6 +102,9 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	if c.Dir, err = os.MkdirTemp("", c.id+"-"); err != nil {
 		return err
 	}
+	if err := roomy(c.Dir); err != nil {
+		return err
+	}
 	built, err := images.Build(ctx)
 	if err != nil {
 		return err
@@ -140,9 +144,22 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		}
 	}
 	for _, node := range c.Nodes {
-		if err := node.WaitReady(ctx, 90*time.Second); err != nil {
+		if err := node.WaitReady(ctx, 3*time.Minute); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// roomy refuses a disk that is so full that nodes report DiskPressure, and get no pods, now or soon.
+func roomy(dir string) error {
+	const leastPercent = 10
+	disk := unix.Statfs_t{}
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return fmt.Errorf("asking the disk of %s for its room: %w", dir, err)
+	}
+	if disk.Bavail*100 < disk.Blocks*leastPercent {
+		return fmt.Errorf("less than %d %% of the disk of %s is free: nodes there get no pods", leastPercent, dir)
 	}
 	return nil
 }
@@ -169,7 +186,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	kubeconfig := func(name string) string { return filepath.Join(dataDir, "server/kubeconfig", name+".conf") }
-	if err := poll(ctx, time.Minute, func() error {
+	if err := poll(ctx, 2*time.Minute, func() error {
 		if !c.Server.Running() {
 			return stop{errors.New("the server has ended")}
 		}
@@ -252,7 +269,7 @@ func (c *Cluster) Dray(ctx context.Context, args ...string) (string, error) {
 
 // ServerHTTPClient returns a client that dials from where the control plane's processes run.
 func (c *Cluster) ServerHTTPClient() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: c.server.DialContext, DisableKeepAlives: true}}
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: c.server.DialContext, DisableKeepAlives: true}}
 }
 
 // Kubectl runs the embedded kubectl against the cluster.

@@ -45,7 +45,7 @@ func (m *machine) start(ctx context.Context) error {
 	if err := m.Start(); err != nil {
 		return err
 	}
-	return poll(ctx, 10*time.Second, func() error {
+	return poll(ctx, time.Minute, func() error {
 		if !m.Running() {
 			return stop{fmt.Errorf("%s has ended: %s", m.Name, m.Tail(5))}
 		}

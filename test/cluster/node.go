@@ -120,7 +120,7 @@ func (n *Node) WaitReady(ctx context.Context, patience time.Duration) error {
 // HTTPClient returns a client that dials from the node, with a new connection for every request. URLs
 // must have numeric addresses.
 func (n *Node) HTTPClient() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: n.Namespace.DialContext, DisableKeepAlives: true}}
+	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: n.Namespace.DialContext, DisableKeepAlives: true}}
 }
 
 // Exec runs a command of the host's on the node: among its processes, with its mounts and its network.
@@ -173,7 +173,7 @@ func (n *Node) PowerCut() error {
 // removeCgroups takes away the groups, which a machine would lose with its memory. The kernel empties them a
 // moment after the last process has ended.
 func (n *Node) removeCgroups() error {
-	return poll(context.Background(), 10*time.Second, func() error {
+	return poll(context.Background(), time.Minute, func() error {
 		var errs []error
 		for _, root := range n.cgroups() {
 			var groups []string
@@ -203,7 +203,7 @@ func (n *Node) cgroups() []string {
 func (n *Node) close() error {
 	err := n.Agent.Kill()
 	if n.machine.Running() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
 		_, clean := n.Exec(ctx, Binary("dray"), "clean-node",
 			"--data-dir", n.DataDir(), "--run-dir", n.RunDir(), "--cgroup-root", n.CgroupRoot)

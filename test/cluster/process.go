@@ -116,10 +116,10 @@ func (p *Process) PID() int {
 }
 
 // Kill ends the process by SIGKILL and waits for its end.
-func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 10*time.Second) }
+func (p *Process) Kill() error { return p.end(syscall.SIGKILL, time.Minute) }
 
 // Stop ends the process by SIGTERM, and waits as long as a clean stop may take.
-func (p *Process) Stop() error { return p.end(syscall.SIGTERM, time.Minute) }
+func (p *Process) Stop() error { return p.end(syscall.SIGTERM, 2*time.Minute) }
 
 func (p *Process) end(signal syscall.Signal, patience time.Duration) error {
 	p.mutex.Lock()

@@ -219,7 +219,7 @@ func specsOfEndpoints(m *mesh) {
 			a, err := askOn(conn, "")
 			return a.Image, err
 		}
-		Expect(image()).To(Equal("my-app:2.0"))
+		Eventually(image).Should(Equal("my-app:2.0"))
 		m.change(ctx, "named", `{"spec":{"ports":[{"name":"packets","port":80,"targetPort":8080,"protocol":"UDP"}]}}`)
 		Eventually(image).Should(Equal("my-app:1.0"))
 		Eventually(refused(m.inPod["n1"], "tcp", target)).Should(unserved, "the port for TCP is gone")
@@ -229,7 +229,7 @@ func specsOfEndpoints(m *mesh) {
 		Eventually(refused(m.inPod["n1"], "udp", target)).Should(unserved)
 		remove(ctx, sided)
 		Eventually(refused(m.inPod["n1"], "tcp", target)).Should(closed)
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("carry requests that are larger than packets", func(ctx SpecContext) {
 		target := m.service(ctx, "web").Spec.ClusterIP + ":80"
@@ -237,7 +237,7 @@ func specsOfEndpoints(m *mesh) {
 			Eventually(func() (map[string]bool, error) {
 				found := map[string]bool{}
 				for range 30 {
-					a, err := askWith(m.inPod["n1"], network, target, more)
+					a, err := askWith(m.inPod["n1"], network, target, more, patience)
 					if err != nil {
 						return found, err
 					}
@@ -246,7 +246,7 @@ func specsOfEndpoints(m *mesh) {
 				return found, nil
 			}).Should(Equal(m.all()), network)
 		}
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("keep a client where it was for as long as they say, by every way, and let it go", func(ctx SpecContext) {
 		apply(ctx, m.Cluster, m.namespace, sticky)
@@ -284,7 +284,7 @@ func specsOfEndpoints(m *mesh) {
 		m.change(ctx, "sticky", `{"spec":{"sessionAffinity":"ClientIP"}}`)
 		kept(1)
 		remove(ctx, sticky)
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("change whom externalTrafficPolicy leads where, and the health check port with it", func(ctx SpecContext) {
 		edge := m.service(ctx, "edge")
@@ -304,7 +304,7 @@ func specsOfEndpoints(m *mesh) {
 		Eventually(refused(m.outside.Namespace, "tcp", at(elsewhere.Address, 8001))).Should(dropped)
 		Eventually(func() (answer, error) { return ask(m.outside.Namespace, "tcp", at(here.Address, 8001)) }).
 			Should(HaveField("Client", m.outside.Address.String()))
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("fall back to a pod that is ending where nobody else serves, and to an unready one only where they publish it", func(ctx SpecContext) {
 		apply(ctx, m.Cluster, m.namespace, leaving)
@@ -363,7 +363,7 @@ func specsOfEndpoints(m *mesh) {
 		Expect(ask(m.outside.Namespace, "tcp", at(here.Address, shown.Spec.Ports[0].NodePort))).To(HaveField("Pod", "leaving"))
 		Expect(m.Dray(ctx, "delete", "dpo", "leaving", "-n", m.namespace, "--grace-period=0", "--force")).Error().NotTo(HaveOccurred())
 		Eventually(refused(m.inPod["n1"], "tcp", shown.Spec.ClusterIP+":80")).Should(closed)
-	}, SpecTimeout(3*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("lead to pods in the host's network, near ones where they say so", func(ctx SpecContext) {
 		apply(ctx, m.Cluster, m.namespace, hostly)
@@ -380,10 +380,10 @@ func specsOfEndpoints(m *mesh) {
 			Eventually(func() error { _, err := ask(from, "tcp", near); return err }).Should(Succeed())
 		}
 		for _, from := range []*cluster.Namespace{m.inPod["n1"], m.Nodes[0].Namespace} {
-			Expect(refused(from, "tcp", near)()).To(closed)
+			Eventually(refused(from, "tcp", near)).Should(closed)
 		}
 		remove(ctx, hostly)
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("are not in the way of host ports, which pods share by protocol and address", func(ctx SpecContext) {
 		text := ""
@@ -397,7 +397,7 @@ func specsOfEndpoints(m *mesh) {
 			}
 		}
 		remove(ctx, text)
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 }
 
 // specsOfFlows are those of datagrams, whose flows the kernel remembers.
@@ -444,5 +444,5 @@ func specsOfFlows(m *mesh) {
 		m.setReady("n3", true)
 		all("web-n3")
 		m.setReady("n1", true)
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 }

@@ -60,24 +60,24 @@ var _ = Describe("failures", func() {
 		for name, id := range before {
 			Expect(after).To(HaveKeyWithValue(name, id), "no container of a healthy pod restarts")
 		}
-		Expect(c.Nodes[0].WaitReady(ctx, time.Minute)).To(Succeed())
+		Expect(c.Nodes[0].WaitReady(ctx, 3*time.Minute)).To(Succeed())
 	}
 
 	It("survives kill -9 of the agent", func(ctx SpecContext) {
 		survive(ctx, c.Nodes[0].Agent.Kill, c.Nodes[0].Agent.Start)
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("survives kill -9 of the manager", func(ctx SpecContext) {
 		survive(ctx, c.Manager.Kill, c.Manager.Start)
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("survives kill -9 of the scheduler", func(ctx SpecContext) {
 		survive(ctx, c.Scheduler.Kill, c.Scheduler.Start)
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("survives kill -9 of the API server", func(ctx SpecContext) {
 		survive(ctx, c.Server.Kill, c.Server.Start)
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("survives kill -9 of containerd", func(ctx SpecContext) {
 		pid := containerd(c.Nodes[0])
@@ -85,7 +85,7 @@ var _ = Describe("failures", func() {
 			Eventually(func() int { return containerd(c.Nodes[0]) }).ShouldNot(BeElementOf(0, pid), "the agent starts it again")
 			return nil
 		})
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("taints a node whose lease stops, and evicts its pods after their toleration", func(ctx SpecContext) {
 		two, err := cluster.Start(ctx, cluster.Options{Nodes: 2, ManagerArgs: []string{"--node-monitor-grace-period=15s"}})
@@ -129,7 +129,7 @@ var _ = Describe("failures", func() {
 
 		By("the node comes back: Ready, no taint, and what was evicted meanwhile is gone from it")
 		Expect(lost.Agent.Start()).To(Succeed())
-		Expect(lost.WaitReady(ctx, time.Minute)).To(Succeed())
+		Expect(lost.WaitReady(ctx, 3*time.Minute)).To(Succeed())
 		Eventually(func(g Gomega) {
 			g.Expect(two.Client.Get(ctx, client.ObjectKey{Name: lost.Name}, node)).To(Succeed())
 			g.Expect(node.Spec.Taints).To(BeEmpty())
@@ -137,7 +137,7 @@ var _ = Describe("failures", func() {
 			g.Expect(two.Client.List(ctx, list, client.InNamespace(namespace))).To(Succeed())
 			g.Expect(list.Items).To(HaveLen(2))
 		}).Should(Succeed())
-	}, SpecTimeout(5*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })
 
 const impatient = `

@@ -69,7 +69,7 @@ var _ = Describe("the users' manifests", func() {
 			Expect(podOf(get(c.Nodes[0], "http://"+service.Spec.ClusterIP))).To(Equal(first), "ClientIP affinity")
 		}
 		Expect(get(c.Nodes[0], "http://"+service.Status.LoadBalancer.Ingress[0].IP)).NotTo(BeEmpty())
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("run the basics", func(ctx SpecContext) {
 		namespace := newNamespace(ctx, c)
@@ -102,7 +102,7 @@ var _ = Describe("the users' manifests", func() {
 			seen[podOf(get(c.Nodes[0], "http://"+service.Spec.ClusterIP))] = true
 			return len(seen)
 		}).Should(Equal(4), "the service reaches the three pods of the deployment and the single one of its label")
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("run the patterns", func(ctx SpecContext) {
 		namespace := newNamespace(ctx, c)
@@ -147,7 +147,7 @@ var _ = Describe("the users' manifests", func() {
 		ordered := readyPods(ctx, c, namespace, labels.Set{"app": "in-order"}, 1)[0].Status.InitContainerStatuses
 		Expect(ordered[1].RestartCount).To(BeZero(), "the second found what the first had made")
 		Expect(ordered[1].State.Terminated).To(HaveValue(HaveField("ExitCode", BeZero())))
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("run services that call each other by name", func(ctx SpecContext) {
 		// The manifest brings its own namespace "backend" and leaves order-service in the current one.
@@ -155,9 +155,9 @@ var _ = Describe("the users' manifests", func() {
 		converted := convert(ctx, c, manifest("traffic/backend.yaml"))
 		backend, here := split(converted, "backend")
 		DeferCleanup(func(ctx SpecContext) {
-			_, err := c.Kubectl(ctx, "delete", "namespace", "backend", "--timeout=60s")
+			_, err := c.Kubectl(ctx, "delete", "namespace", "backend", "--timeout=3m")
 			Expect(err).NotTo(HaveOccurred())
-		}, NodeTimeout(2*time.Minute))
+		}, NodeTimeout(10*time.Minute))
 		apply(ctx, c, "backend", backend)
 		apply(ctx, c, namespace, here)
 
@@ -167,7 +167,7 @@ var _ = Describe("the users' manifests", func() {
 		Eventually(func() (string, error) {
 			return tryGet(c.Nodes[0], "http://"+pod.Status.PodIP+":8080/fetch?env=USER_SERVICE_URL")
 		}).Should(ContainSubstring("user-service"))
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })
 
 const inOrder = `

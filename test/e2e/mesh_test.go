@@ -120,7 +120,7 @@ func (m *mesh) setReady(node string, is bool) {
 // setReadyAt makes the demo application at a pod's address ready or not, from a node.
 func setReadyAt(from *cluster.Node, address string, is bool) {
 	GinkgoHelper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://%s:8080/ready/%t", address, is), nil)
 	Expect(err).NotTo(HaveOccurred())
@@ -134,16 +134,20 @@ func at(address any, port int32) string { return fmt.Sprintf("%s:%d", address, p
 // answer is who answered, the address of the client that it saw, and what image runs there.
 type answer struct{ Pod, Client, Image string }
 
-// patience is how long a client waits for an answer.
-const patience = 2 * time.Second
+const (
+	// patience is how long a client waits for an answer that should come.
+	patience = 15 * time.Second
+	// glance is how long one waits where nothing may come, or where it asks again.
+	glance = 2 * time.Second
+)
 
 // ask opens a connection of its own, or sends one datagram.
 func ask(from *cluster.Namespace, network, address string) (a answer, err error) {
-	return askWith(from, network, address, "")
+	return askWith(from, network, address, "", patience)
 }
 
-// askWith is ask with more to say.
-func askWith(from *cluster.Namespace, network, address, more string) (a answer, err error) {
+// askWith is ask with more to say, and a bound.
+func askWith(from *cluster.Namespace, network, address, more string, patience time.Duration) (a answer, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if network == "udp" {
@@ -173,7 +177,7 @@ func askWith(from *cluster.Namespace, network, address, more string) (a answer, 
 
 // askOn sends a datagram on a socket and waits for the answer.
 func askOn(conn net.Conn, more string) (a answer, err error) {
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(glance))
 	if _, err := fmt.Fprintln(conn, "who"+more); err != nil {
 		return a, err
 	}
@@ -211,7 +215,7 @@ func reached(from *cluster.Namespace, network, address string) func() (map[strin
 // refused asks once and returns the error.
 func refused(from *cluster.Namespace, network, address string) func() error {
 	return func() error {
-		a, err := ask(from, network, address)
+		a, err := askWith(from, network, address, "", glance)
 		if err == nil {
 			return fmt.Errorf("%s answers", a.Pod)
 		}

@@ -96,5 +96,5 @@ var _ = Describe("names", func() {
 				return c.Dray(ctx, "exec", "-n", namespace, "wide", "--", "nslookup", name)
 			}).Should(Equal(address+"\n"), name)
 		}
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })

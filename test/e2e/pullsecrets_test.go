@@ -103,5 +103,5 @@ spec:
 		readyPods(ctx, c, namespace, labels.Set{"who": "pod"}, 1)
 		readyPods(ctx, c, namespace, labels.Set{"who": "account"}, 1)
 		refused("nobody")
-	}, SpecTimeout(4*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })

@@ -22,7 +22,7 @@ var _ = Describe("dray refuses in one line", func() {
 	// refused runs dray inside the node's network namespace and returns what it says.
 	refused := func(ctx context.Context, change func(*exec.Cmd), args ...string) string {
 		GinkgoHelper()
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + c.Nodes[0].Namespace.Path(), cluster.Binary("dray")}, args...)...)
 		if change != nil {
@@ -47,14 +47,14 @@ var _ = Describe("dray refuses in one line", func() {
 			To(ContainSubstring("token"))
 		Expect(refused(ctx, nil, append([]string{"agent", "--join", "https://172.30.0.2:6443", "--token", "nonsense", "--node-name", "x"}, dirs()...)...)).
 			To(ContainSubstring("token"))
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("a data directory of another version", func(ctx SpecContext) {
 		arguments := dirs()
 		Expect(os.MkdirAll(arguments[1], 0o700)).To(Succeed())
 		Expect(os.WriteFile(filepath.Join(arguments[1], "version"), []byte("99\n"), 0o600)).To(Succeed())
 		Expect(refused(ctx, nil, "server", "--data-dir", arguments[1])).To(ContainSubstring(arguments[1]))
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("a missing package", func(ctx SpecContext) {
 		empty := GinkgoT().TempDir()
@@ -65,7 +65,7 @@ var _ = Describe("dray refuses in one line", func() {
 			cmd.Env = []string{"PATH=" + empty, "HOME=" + empty}
 		}, append([]string{"up", "--port", "7443"}, dirs()...)...)).
 			To(And(ContainSubstring("containerd is missing"), ContainSubstring("apt-get install")))
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("not being root", func(ctx SpecContext) {
 		// The spec's own directories are root's only: an ordinary user finds the binary in a copy.
@@ -86,5 +86,5 @@ var _ = Describe("dray refuses in one line", func() {
 			Expect(message).To(And(ContainSubstring("root"), ContainSubstring("sudo")), "dray %s", command)
 			Expect(strings.Split(message, "\n")).To(HaveLen(1), message)
 		}
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })

@@ -110,7 +110,7 @@ var _ = Describe("services of every type", Ordered, func() {
 		}, server, services, labels.Set{"app": "web"})
 		Expect(m.outside.RouteTo(netip.MustParseAddr("198.51.100.8"), m.Nodes[1])).To(Succeed())
 		Eventually(func() []corev1.LoadBalancerIngress { return m.service(ctx, "guarded").Status.LoadBalancer.Ingress }).Should(HaveLen(3))
-	}, NodeTimeout(4*time.Minute))
+	}, NodeTimeout(10*time.Minute))
 
 	AfterEach(m.dump)
 
@@ -129,7 +129,7 @@ var _ = Describe("services of every type", Ordered, func() {
 				}
 			}
 		}
-	}, SpecTimeout(3*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("keep clients' addresses and the node where externalTrafficPolicy is Local, and tell load balancers", func(ctx SpecContext) {
 		edge := m.service(ctx, "edge")
@@ -158,7 +158,7 @@ var _ = Describe("services of every type", Ordered, func() {
 		Eventually(health(here)).Should(Equal("200 1"))
 		Eventually(func() (answer, error) { return ask(m.outside.Namespace, "tcp", at(here.Address, 8001)) }).
 			Should(Equal(answer{"web-n1", m.outside.Address.String(), "my-app:1.0"}))
-	}, SpecTimeout(3*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("serve a load balancer's sources only", func(SpecContext) {
 		for _, node := range m.Nodes {
@@ -166,7 +166,7 @@ var _ = Describe("services of every type", Ordered, func() {
 		}
 		_, err := ask(m.inPod["n1"], "tcp", at(m.Nodes[0].Address, 8002))
 		Expect(err).To(HaveOccurred())
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("are led to by names, aliases included", func(SpecContext) {
 		for _, name := range []string{"web", "web.services", "alias", "alias.services.svc.cluster.local"} {
@@ -175,7 +175,7 @@ var _ = Describe("services of every type", Ordered, func() {
 				return tryGet(node, "http://"+m.pods[node.Name].Status.PodIP+":8080/fetch?url=http://"+name+"/")
 			}).Should(ContainSubstring(`"pod":"web-`), name)
 		}
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("are not asked about domains that others answer for", func(ctx SpecContext) {
 		var socket net.PacketConn
@@ -198,7 +198,7 @@ var _ = Describe("services of every type", Ordered, func() {
 				return tryGet(node, "http://"+m.pods[node.Name].Status.PodIP+":8080/fetch?url=http://intranet.corp.example:8080/")
 			}).Should(ContainSubstring(`"pod":"web-n1"`), "from %s", node.Name)
 		}
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("are measured over TLS by who may, and logged for programs where that is asked for", func(ctx SpecContext) {
 		node := m.Nodes[1]
@@ -236,7 +236,7 @@ var _ = Describe("services of every type", Ordered, func() {
 			Expect(json.Unmarshal([]byte(line), &said)).To(Succeed(), line)
 			Expect(said.TS).NotTo(BeZero(), line)
 		}
-	}, SpecTimeout(time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("divide connections by weights, group before endpoint", func(ctx SpecContext) {
 		slice := `
@@ -256,7 +256,7 @@ endpoints: [ENDPOINTS]
 			strings.NewReplacer("NAME", "canary", "WEIGHT", "10", "ENDPOINTS", endpoint("n2")+", "+endpoint("n3")).Replace(slice)
 		apply(ctx, m.Cluster, m.namespace, text)
 		target := m.service(ctx, "weighted").Spec.ClusterIP + ":80"
-		Eventually(reached(m.inPod["n2"], "tcp", target)).Should(HaveKey("web-n1"))
+		Eventually(reached(m.inPod["n2"], "tcp", target)).Should(HaveLen(3), "both groups are there")
 		const n = 1000
 		count := map[string]int{}
 		for range n {
@@ -267,7 +267,7 @@ endpoints: [ENDPOINTS]
 		AddReportEntry("of a thousand connections, 900 wanted", count["web-n1"])
 		// Five standard deviations.
 		Expect(count["web-n1"]).To(BeNumerically("~", n*9/10, 48))
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	specsOfEndpoints(m)
 
@@ -295,7 +295,7 @@ endpoints: [ENDPOINTS]
 		}).Should(Equal("second"))
 		Expect(m.Client.Delete(ctx, pod)).To(Succeed())
 		Eventually(refused(m.outside.Namespace, "tcp", at(m.Nodes[1].Address, 18080))).Should(closed)
-	}, SpecTimeout(3*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	specsOfFlows(m)
 
@@ -310,9 +310,9 @@ endpoints: [ENDPOINTS]
 			_, err := node.Exec(ctx, command...)
 			Expect(err).NotTo(HaveOccurred())
 			Eventually(func() error { _, err := ask(node.Namespace, "tcp", web.Spec.ClusterIP+":80"); return err }).
-				WithTimeout(20*time.Second).Should(Succeed(), "after %s", strings.Join(command, " "))
+				Should(Succeed(), "after %s", strings.Join(command, " "))
 		}
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("are found broken, in words, by dray net check", func(ctx SpecContext) {
 		out, err := m.Dray(ctx, "net", "check")
@@ -340,7 +340,7 @@ endpoints: [ENDPOINTS]
 		Expect(out + err.Error()).To(ContainSubstring("The tunnel from node n1 to node n3 carries nothing, although n3 answers at 172.31.0.13: open UDP port 14789"))
 		_, err = m.Nodes[2].Exec(ctx, "nft", "delete", "table", "ip", "wall")
 		Expect(err).NotTo(HaveOccurred())
-	}, SpecTimeout(2*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 
 	It("follow changes of type, ports and deletion", func(ctx SpecContext) {
 		address := m.Nodes[0].Address
@@ -372,5 +372,5 @@ endpoints: [ENDPOINTS]
 		Eventually(refused(m.outside.Namespace, "tcp", at(address, 8002))).Should(closed)
 		apply(ctx, m.Cluster, m.namespace, `{apiVersion: core.drayage.dev/v1, kind: Service, metadata: {name: guarded}, spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 8002, targetPort: 8080}]}}`)
 		Eventually(reached(m.inPod["n1"], "tcp", at(address, 8002))).Should(HaveLen(2), "and everybody may come")
-	}, SpecTimeout(3*time.Minute))
+	}, SpecTimeout(10*time.Minute))
 })

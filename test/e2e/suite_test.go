@@ -25,7 +25,7 @@ import (
 func TestE2E(t *testing.T) {
 	RegisterFailHandler(Fail)
 	// Containers on two busy cores take their time: what fails here must be broken, not slow.
-	SetDefaultEventuallyTimeout(90 * time.Second)
+	SetDefaultEventuallyTimeout(3 * time.Minute)
 	SetDefaultEventuallyPollingInterval(100 * time.Millisecond)
 	RunSpecs(t, "e2e")
 }
@@ -42,7 +42,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		Expect(c.Close()).To(Succeed())
 		Expect(node.Leftovers()).To(BeEmpty(), "nothing may stay on the machine")
 	})
-}, NodeTimeout(4*time.Minute))
+}, NodeTimeout(10*time.Minute))
 
 var _ = ReportAfterEach(func(report SpecReport) {
 	if report.Failed() && c != nil {
@@ -64,7 +64,7 @@ func newNamespace(ctx context.Context, on *cluster.Cluster) string {
 		Eventually(func() error {
 			return on.Client.Get(ctx, client.ObjectKeyFromObject(namespace), namespace)
 		}).Should(MatchError(ContainSubstring("not found")), "deleting namespace %s must end", namespace.Name)
-	}, NodeTimeout(2*time.Minute))
+	}, NodeTimeout(10*time.Minute))
 	return namespace.Name
 }
 
@@ -163,8 +163,19 @@ func available(ctx context.Context, on *cluster.Cluster, namespace, name string)
 	return deployment
 }
 
-// get fetches a URL from a node and expects success.
-func get(node *cluster.Node, url string) string {
+// get fetches a URL from a node, as soon as somebody answers: a container without a probe is Ready before it listens,
+// and an endpoint is in the API before it is in the kernel.
+func get(node *cluster.Node, url string) (body string) {
+	GinkgoHelper()
+	Eventually(func() (err error) {
+		body, err = tryGet(node, url)
+		return err
+	}).Should(Succeed())
+	return body
+}
+
+// getNow fetches a URL from a node where somebody has to answer all the time.
+func getNow(node *cluster.Node, url string) string {
 	GinkgoHelper()
 	body, err := tryGet(node, url)
 	Expect(err).NotTo(HaveOccurred())

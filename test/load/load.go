@@ -87,7 +87,7 @@ func (l *Load) End() Result {
 func (l *Load) work(dial DialContext, url string, kept bool) {
 	transport := &http.Transport{DialContext: dial, DisableKeepAlives: !kept}
 	defer transport.CloseIdleConnections()
-	asking := &http.Client{Timeout: 10 * time.Second, Transport: transport}
+	asking := &http.Client{Timeout: 30 * time.Second, Transport: transport}
 	ticker := time.NewTicker(pace)
 	defer ticker.Stop()
 	for {

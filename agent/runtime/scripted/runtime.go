@@ -18,6 +18,7 @@ type Runtime struct {
 	mu     sync.Mutex
 	pods   map[types.UID]*agent.PodState
 	log    []string
+	graces []time.Duration
 	number int
 	events []chan agent.Event
 	// refused and missing are what Start and Ensure answer, by name of container and image.
@@ -48,6 +49,13 @@ func (r *Runtime) Log() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.log)
+}
+
+// Graces returns the grace period of each Stop of a running container so far.
+func (r *Runtime) Graces() []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.graces)
 }
 
 // Exit ends the newest container of that name with a code, as if its process had.
@@ -217,6 +225,7 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 	}
 	name := container.Name
 	r.log = append(r.log, "stop "+name)
+	r.graces = append(r.graces, grace)
 	if r.stubborn[name] {
 		r.mu.Unlock()
 		select {

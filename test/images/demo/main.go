@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -85,7 +86,8 @@ func serveApp(ctx context.Context) error {
 	log.Printf("%s serves on %s", os.Getenv("DEMO_IMAGE"), listener.Addr())
 	appendLog(fmt.Sprintf("%s started", os.Getenv("DEMO_IMAGE")))
 
-	server := &http.Server{Handler: a.count(mux), ReadHeaderTimeout: 10 * time.Second}
+	requests := &requests{conns: map[net.Conn]struct{}{}}
+	server := &http.Server{Handler: a.count(mux), ReadHeaderTimeout: 10 * time.Second, ConnState: requests.follow}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
 	select {
@@ -96,7 +98,46 @@ func serveApp(ctx context.Context) error {
 	log.Print("stopping: no new connections, finishing the open requests")
 	shutdown, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
+	// Shutdown has the server drop a request that it reads thereafter, although the connection was accepted before.
+	_ = listener.Close()
+	server.SetKeepAlivesEnabled(false)
+	requests.wait(shutdown)
 	return server.Shutdown(shutdown)
+}
+
+// requests are the connections on which a request is on its way or under way.
+type requests struct {
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+func (r *requests) follow(conn net.Conn, state http.ConnState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if state == http.StateNew || state == http.StateActive {
+		r.conns[conn] = struct{}{}
+	} else {
+		delete(r.conns, conn)
+	}
+}
+
+// wait returns when there are none, or ctx ends.
+func (r *requests) wait(ctx context.Context) {
+	for ticker := time.NewTicker(5 * time.Millisecond); ; {
+		r.mu.Lock()
+		open := len(r.conns)
+		r.mu.Unlock()
+		if open == 0 {
+			ticker.Stop()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ticker.Stop()
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // answerPackets answers every datagram as "/" answers a request.
