@@ -26,8 +26,9 @@ type Node struct {
 }
 
 // compile returns the frontends of one service. Endpoints that are ready serve; only when there is none
-// do those serve that are terminating but still answer.
-func compile(node Node, service *corev1.Service, endpoints []*discoveryv1.EndpointSlice) map[spec.Key]*spec.Frontend {
+// do those serve that are terminating but still answer, the last that were ready first (see lasting). before are the
+// frontends until now, nil where there was none.
+func compile(node Node, service *corev1.Service, endpoints []*discoveryv1.EndpointSlice, before func(spec.Key) *spec.Frontend) map[spec.Key]*spec.Frontend {
 	if !proxied(service) {
 		return nil
 	}
@@ -41,9 +42,10 @@ func compile(node Node, service *corev1.Service, endpoints []*discoveryv1.Endpoi
 		all := backends(node, port, endpoints, weights, false)
 		here := backends(node, port, endpoints, weights, true)
 		add := func(address netip.Addr, number int32, inside bool, from backendList) *spec.Frontend {
-			f := from.frontend(address.Is4(), weights)
+			key := spec.Key{Addr: address, Proto: proto, Port: uint16(number), Inside: inside}
+			f := from.lasting(before(key)).frontend(address.Is4(), weights)
 			f.Affinity = affinity(service)
-			frontends[spec.Key{Addr: address, Proto: proto, Port: uint16(number), Inside: inside}] = f
+			frontends[key] = f
 			return f
 		}
 		// Clients from outside keep their address where they are led to pods of this node alone, and
@@ -160,12 +162,12 @@ func affinity(service *corev1.Service) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// backend is one endpoint of one port; here says that it is a pod of this node, group whose weight it
-// shares.
+// backend is one endpoint of one port; here says that it is a pod of this node, ending that it is terminating,
+// group whose weight it shares.
 type backend struct {
-	address netip.AddrPort
-	here    bool
-	group   string
+	address      netip.AddrPort
+	here, ending bool
+	group        string
 }
 
 type backendList []backend
@@ -199,6 +201,7 @@ func backends(node Node, port corev1.ServicePort, endpoints []*discoveryv1.Endpo
 			case usable(endpoint.Conditions):
 				ready = append(ready, b)
 			case stillServing(endpoint.Conditions):
+				b.ending = true
 				ending = append(ending, b)
 			}
 		}
@@ -246,6 +249,21 @@ func usable(c discoveryv1.EndpointConditions) bool { return ptr.Deref(c.Ready, t
 
 func stillServing(c discoveryv1.EndpointConditions) bool {
 	return ptr.Deref(c.Serving, true) && ptr.Deref(c.Terminating, false)
+}
+
+// lasting are, of endpoints that are all ending, those that connections were led to until now. The others were
+// withdrawn before, upon which their processes were told to end: they may have closed their listeners although their
+// pods still look ready. They are tried when nothing else is left.
+func (l backendList) lasting(before *spec.Frontend) backendList {
+	if len(l) == 0 || !l[0].ending || before == nil {
+		return l
+	}
+	until := before.Endpoints()
+	kept := slices.DeleteFunc(slices.Clone(l), func(b backend) bool { return !slices.Contains(until, b.address) })
+	if len(kept) == 0 {
+		return l
+	}
+	return kept
 }
 
 // frontend spreads connections over the backends of one address family: evenly, or by the groups' weights.

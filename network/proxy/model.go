@@ -208,7 +208,11 @@ func (m *Model) Frontends(service types.NamespacedName) map[spec.Key]*spec.Front
 
 // frontend is what an owner asks for at the key; nil when it asks for nothing.
 func (m *Model) frontend(name owner, key spec.Key) *spec.Frontend {
-	all := m.compiled[name]
+	return frontendOf(m.compiled[name], key)
+}
+
+// frontendOf finds the one with the key among frontends that are sorted; nil without any.
+func frontendOf(all []compiled, key spec.Key) *spec.Frontend {
 	if at, found := slices.BinarySearchFunc(all, key, func(c compiled, key spec.Key) int { return c.key.Compare(key) }); found {
 		return all[at].frontend
 	}
@@ -244,7 +248,8 @@ func (m *Model) Changes() spec.Changes {
 
 // recompile renews one owner's frontends and claims and notes the keys that it has or had.
 func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
-	for _, old := range m.compiled[name] {
+	before := m.compiled[name]
+	for _, old := range before {
 		touched.Insert(old.key)
 		m.claims[old.key] = slices.DeleteFunc(m.claims[old.key], func(c claim) bool { return c.owner == name })
 		if len(m.claims[old.key]) == 0 {
@@ -266,7 +271,7 @@ func (m *Model) recompile(name owner, touched sets.Set[spec.Key]) {
 		endpoints := m.endpoints(name.NamespacedName)
 		m.check(name.NamespacedName, service, endpoints)
 		if service != nil {
-			frontends, since = compile(m.node, service, endpoints), service.CreationTimestamp.Time
+			frontends, since = compile(m.node, service, endpoints, func(key spec.Key) *spec.Frontend { return frontendOf(before, key) }), service.CreationTimestamp.Time
 		}
 	}
 	if len(frontends) == 0 {
