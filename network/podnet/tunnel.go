@@ -66,7 +66,7 @@ func (m *Manager) tunnelTo(hops []hop, uplink netlink.Link) ([]netlink.Route, er
 			if h.lost && entry.Family != unix.AF_BRIDGE {
 				entry.State, asked[h.cidr] = m.ask(h, is)
 			}
-			if is&entry.State == 0 {
+			if entry.State != 0 && is&entry.State == 0 {
 				if err := m.handle.NeighSet(&entry); err != nil {
 					return nil, fmt.Errorf("telling the tunnel where %s is: %w", h.node, err)
 				}
@@ -229,6 +229,9 @@ func (m *Manager) pruneTunnel(hops []hop) error {
 	}
 	for _, h := range hops {
 		for _, entry := range hopEntries(link.Attrs().Index, h) {
+			delete(entries, entryKey(entry))
+			// Of a peer that is silent the kernel has dropped the hardware address. What is left shows when it is heard of.
+			entry.HardwareAddr = nil
 			delete(entries, entryKey(entry))
 		}
 	}
