@@ -16,6 +16,7 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // credentials that a person's kubeconfig may name
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
+	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
@@ -59,7 +60,10 @@ func complete(_ *cobra.Command, args []string, begun string) ([]cobra.Completion
 	}
 	command.SetOut(streams.Out)
 	command.SetErr(streams.ErrOut)
-	if err := cli.RunNoErrOutput(command); err != nil {
+	// As cli.RunNoErrOutput does it, but without a logger for the whole process: nothing is logged here.
+	logs.AddFlags(command.PersistentFlags())
+	command.SetGlobalNormalizationFunc(cliflag.WordSepNormalizeFunc)
+	if err := command.Execute(); err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	// The answer is a word a line, and ":" with the directive in the last.
