@@ -1,19 +1,17 @@
 package kubectl_test
 
 import (
-	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	dcorev1 "drayage.dev/apis/core/v1"
-	"drayage.dev/cmd/dray/kubectl"
 	"drayage.dev/test/env"
 )
 
@@ -31,15 +29,15 @@ var _ = Describe("dray kubectl", func() {
 		GinkgoT().Setenv("HOME", GinkgoT().TempDir())
 		kube := func(args ...string) string {
 			GinkgoHelper()
-			var out bytes.Buffer
-			command := kubectl.NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &out})
 			// How kubectl reaches the server is its own business: flags are handed on as they are.
-			command.SetArgs(append([]string{
+			command := exec.CommandContext(ctx, os.Args[0], append([]string{
 				"--server", e.Config.Host, "--certificate-authority", e.Config.CAFile,
 				"--client-certificate", e.Config.CertFile, "--client-key", e.Config.KeyFile,
-			}, args...))
-			Expect(command.Execute()).To(Succeed())
-			return out.String()
+			}, args...)...)
+			command.Env = append(os.Environ(), asKubectl+"=yes")
+			out, err := command.CombinedOutput()
+			Expect(err).NotTo(HaveOccurred(), string(out))
+			return string(out)
 		}
 		Expect(kube("get", "pods", "-o", "name")).To(Equal("pod.core.drayage.dev/web\n"))
 		Expect(kube("get", "pods")).To(MatchRegexp(`(?m)^NAME +READY +STATUS +RESTARTS +AGE\nweb +Pending +0 +`))
