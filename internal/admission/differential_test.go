@@ -85,7 +85,9 @@ var _ = Describe("pods, compared with upstream's own way", func() {
 			if old.Spec.NodeName == "" {
 				pod.Spec.NodeName = "" // bindings have specs of their own
 			}
-			want, wantErr := upstream.update(ctx, pod, old)
+			kept := pod.DeepCopy()
+			admission.KeepToken(kept, old)
+			want, wantErr := upstream.update(ctx, kept, old)
 			got := pod.DeepCopy()
 			_, errs := admission.PrepareObject(ctx, got, old.DeepCopy(), lookup)
 			gotErr := admission.StatusError(dcorev1.GroupVersion.WithKind("Pod").GroupKind(), dcorev1.Resource("pods"), got.Name, onlyUpstreams(errs))
