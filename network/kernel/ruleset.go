@@ -56,7 +56,9 @@ func (r Ruleset) Ensure(ns *Namespace) error {
 	conn.AddTable(r.Table)
 	conn.DelTable(r.Table)
 	conn.AddTable(r.Table)
-	for _, set := range r.Sets {
+	for number, set := range r.Sets {
+		// Identifiers are of one transaction only. The library would count all of the process's sets, without a lock.
+		set.ID = uint32(number + 1)
 		if err := set.queue(conn); err != nil {
 			return fmt.Errorf("encoding set %s: %w", set.Name, err)
 		}

@@ -215,9 +215,10 @@ func (t *Table) rebuild(all iter.Seq[element]) error {
 	t.conn.AddTable(t.layout.table)
 	t.conn.DelTable(t.layout.table)
 	t.conn.AddTable(t.layout.table)
-	for _, name := range slices.Sorted(maps.Keys(t.layout.sets)) {
-		// The identifier is of one transaction only.
+	for number, name := range slices.Sorted(maps.Keys(t.layout.sets)) {
+		// The identifier is of one transaction only. The library would count all of the process's sets, without a lock.
 		set := *t.layout.sets[name]
+		set.ID = uint32(number + 1)
 		_ = t.conn.AddSet(&set, nil)
 	}
 	messages := 0
