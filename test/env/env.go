@@ -73,16 +73,16 @@ func WithConfig(change func(*controlplane.Config)) Option {
 	return func(s *settings) { change(&s.config) }
 }
 
-var quiet sync.Once
+// init and not Start: a logger that is set while something logs is a data race.
+func init() {
+	if os.Getenv("DRAYAGE_TEST_LOGS") == "" {
+		silence()
+	}
+}
 
 // Start starts a control plane and waits until it is ready. It stops with Stop or with the context.
 // Logs of the API server are dropped unless DRAYAGE_TEST_LOGS is set.
 func Start(ctx context.Context, options ...Option) (*Env, error) {
-	quiet.Do(func() {
-		if os.Getenv("DRAYAGE_TEST_LOGS") == "" {
-			silence()
-		}
-	})
 	settings, err := newSettings(options)
 	if err != nil {
 		return nil, err
