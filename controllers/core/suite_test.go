@@ -85,7 +85,7 @@ func startManager(cfg core.Config) (stop func()) {
 		Scheme:     scheme.New(),
 		Cache:      cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: core.CacheByObject()},
 		Metrics:    metricsserver.Options{BindAddress: "0"},
-		Controller: ctrlconfig.Controller{SkipNameValidation: ptr.To(true)},
+		Controller: ctrlconfig.Controller{SkipNameValidation: ptr.To(true), UsePriorityQueue: ptr.To(false)},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(core.Add(mgr, cfg)).To(Succeed())

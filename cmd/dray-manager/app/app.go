@@ -163,6 +163,9 @@ func (c Config) options(ctx context.Context) ctrl.Options {
 			SkipNameValidation: ptr.To(true),
 			// Who stands by has its caches full when its turn comes.
 			EnableWarmup: ptr.To(c.LeaderElection),
+			// controller-runtime's own queue (0.24) may lock up when it is shut down while it hands out an item
+			// (kubernetes-sigs/controller-runtime#3538, mended in 0.25): a stop then takes all of shutdownTimeout.
+			UsePriorityQueue: ptr.To(false),
 		},
 	}
 }

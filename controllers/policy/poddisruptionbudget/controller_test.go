@@ -42,7 +42,7 @@ var _ = Describe("budgets in an API server", Ordered, func() {
 		Expect(err).NotTo(HaveOccurred())
 		mgr, err := ctrl.NewManager(manager, ctrl.Options{
 			Scheme: scheme.New(), Logger: logr.Discard(), Metrics: metricsserver.Options{BindAddress: "0"},
-			Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+			Controller: config.Controller{SkipNameValidation: ptr.To(true), UsePriorityQueue: ptr.To(false)},
 		})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(Add(mgr)).To(Succeed())
