@@ -252,7 +252,10 @@ func ensureToken(ctx context.Context, config *rest.Config, path string, authorit
 	if err != nil {
 		return err
 	}
-	if err := join.StoreToken(ctx, client, token, 0, "made at the first start"); err != nil {
+	store := func(ctx context.Context) error {
+		return join.StoreToken(ctx, client, token, 0, "made at the first start")
+	}
+	if err := poll(ctx, "the join token to be stored", store); err != nil {
 		return err
 	}
 	return os.Rename(pending, path)

@@ -44,7 +44,7 @@ var _ = Describe("dray up --logging-format=json", func() {
 		Eventually(func() string {
 			Expect(up.Running()).To(BeTrue(), said())
 			return said()
-		}).WithContext(ctx).Should(ContainSubstring(`"msg":"Node runs"`))
+		}).WithContext(ctx).WithTimeout(3 * time.Minute).Should(ContainSubstring(`"msg":"Node runs"`))
 		Expect(up.Stop()).To(Succeed())
 		dns, err := os.ReadFile(filepath.Join(dir, "data", "agent", "dns.log"))
 		Expect(err).NotTo(HaveOccurred())
