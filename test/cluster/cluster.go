@@ -102,7 +102,7 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	if c.Dir, err = os.MkdirTemp("", c.id+"-"); err != nil {
 		return err
 	}
-	if err := roomy(c.Dir); err != nil {
+	if err := Roomy(c.Dir); err != nil {
 		return err
 	}
 	built, err := images.Build(ctx)
@@ -151,8 +151,9 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// roomy refuses a disk that is so full that nodes report DiskPressure, and get no pods, now or soon.
-func roomy(dir string) error {
+// Roomy refuses the disk of a directory when it is so full that nodes there report DiskPressure and get no pods: specs
+// would wait for them in vain.
+func Roomy(dir string) error {
 	const leastPercent = 10
 	disk := unix.Statfs_t{}
 	if err := unix.Statfs(dir, &disk); err != nil {

@@ -12,13 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"drayage.dev/cmd/dray/server"
 	"drayage.dev/controlplane"
 	"drayage.dev/internal/scheme"
+	"drayage.dev/test/cluster"
 	"drayage.dev/test/images"
 )
 
@@ -28,8 +28,6 @@ const (
 	registryAddress = "127.0.0.1:5000"
 	// startPatience bounds the start of a control plane, stopPatience its end.
 	startPatience, stopPatience = 4 * time.Minute, 2 * time.Minute
-	// minDiskPercent is what a node wants free of its disk.
-	minDiskPercent = 10
 )
 
 // Inside tells whether this process is inside the machine. If not, it starts the test binary again in the namespaces
@@ -84,13 +82,8 @@ type Server struct {
 // Serve starts a control plane that keeps its state in dir and listens at a free port of the address. The
 // configuration's other fields are taken as they are.
 func Serve(dir, address string, config controlplane.Config) (*Server, error) {
-	var disk unix.Statfs_t
-	if err := unix.Statfs(dir, &disk); err != nil {
-		return nil, fmt.Errorf("asking the disk of %s for its size: %w", dir, err)
-	}
-	// Fuller than this, a node takes no pods, and specs would wait for them in vain.
-	if disk.Bavail*100 < disk.Blocks*minDiskPercent {
-		return nil, fmt.Errorf("less than %d%% of the disk of %s are free: a node here is under pressure", minDiskPercent, dir)
+	if err := cluster.Roomy(dir); err != nil {
+		return nil, err
 	}
 	listener, err := net.Listen("tcp", address+":0")
 	if err != nil {
